@@ -1,0 +1,133 @@
+"""Every error segstore raises on purpose.
+
+One root, so that ``except SegstoreError`` catches them all; where Python has a built-in meaning
+for the mistake (an index out of range, a bad value, a failed system call), the error is that too.
+Each message says what happened, where, and what to do.
+"""
+
+
+class SegstoreError(Exception):
+    """The root of all errors that segstore raises on purpose."""
+
+
+class ConfigError(SegstoreError, ValueError):
+    """An option has a value that can't be used, or options contradict each other."""
+
+
+class CorruptionError(SegstoreError):
+    """Bytes on disk are not what was written; the records in `offsets` can't be returned.
+
+    The rest of the log reads on: start again at ``error.offsets.stop``.
+
+    Attributes:
+        path: the file that holds the damage.
+        position: the byte where it starts; of the plain segment, for a compressed file.
+        offsets: the offsets that can't be read, as a ``range``.
+        reason: what check failed.
+    """
+
+    def __init__(self, path: str, position: int, offsets: range, reason: str) -> None:
+        what = f"{path}: damaged at byte {position}: {reason}"
+        if offsets:
+            what += (
+                f"; offsets {offsets.start} to {offsets.stop - 1} can't be read. The rest of the "
+                f"log can: go on at offset {offsets.stop}, or read with errors='skip'."
+            )
+        super().__init__(what)
+        self.path = path
+        self.position = position
+        self.offsets = offsets
+        self.reason = reason
+
+
+class UnsupportedFormatError(SegstoreError):
+    """A file is intact, but of a format version or with features this release does not know."""
+
+
+class OffsetOutOfRangeError(SegstoreError, IndexError):
+    """An offset lies outside the log.
+
+    Attributes:
+        offset: the offset asked for.
+        start: the log start offset, the first that can be read.
+        end: the log end offset, one past the last that can be read.
+    """
+
+    def __init__(self, offset: int, start: int, end: int) -> None:
+        span = f"offsets {start} to {end - 1}" if end > start else f"no records; the next is {end}"
+        super().__init__(f"offset {offset} is outside the log, which holds {span}")
+        self.offset = offset
+        self.start = start
+        self.end = end
+
+
+class RecordTooLargeError(SegstoreError, ValueError):
+    """A record (key and value together) is larger than the format allows.
+
+    Attributes:
+        size_bytes: the size of key and value together.
+        limit_bytes: the largest size allowed.
+    """
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"a record of {size_bytes} bytes (key and value together) is over the limit of "
+            f"{limit_bytes} bytes; nothing was appended. Split it, or store it elsewhere and "
+            f"append a reference."
+        )
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class LogLockedError(SegstoreError):
+    """Another writer holds the log. A log has one writer at a time, and any number of readers.
+
+    Attributes:
+        holder: what the lock file says of the holder (information only).
+    """
+
+    def __init__(self, path: str, holder: str) -> None:
+        super().__init__(
+            f"{path} is being written by {holder}; a log has one writer at a time. Close that "
+            f"one first, or open this one with mode='r' to read while it writes."
+        )
+        self.holder = holder
+
+
+class ConsumerLockedError(SegstoreError):
+    """Another program holds the consumer; one at a time may read under a name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"consumer {name!r} is held by another program or another part of this one; close "
+            f"that one first, or read under another name"
+        )
+
+
+class LogClosedError(SegstoreError, ValueError):
+    """The log was closed, or belongs to the parent of this forked process."""
+
+
+class LogNotFoundError(SegstoreError, FileNotFoundError):
+    """There is no log at the path."""
+
+
+class ReadOnlyError(SegstoreError):
+    """The log was opened with mode "r", and the call would change it."""
+
+
+class StorageError(SegstoreError, OSError):
+    """A system call failed (a full disk, an I/O error); `errno` says which way.
+
+    Nothing of the call it interrupted was acknowledged, and the log stays readable. Appends work
+    again as soon as the cause is gone.
+    """
+
+
+class SyncFailedError(StorageError):
+    """An fsync failed, so what the disk holds is unknown.
+
+    No later append is acknowledged through this handle: the kernel may have dropped the unwritten
+    pages, and the next fsync would report success without having written them. Close the log and
+    open it again; opening checks what is really there.
+    """

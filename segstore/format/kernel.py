@@ -1,0 +1,46 @@
+"""The one import that picks between the C kernel and its Python specification.
+
+``SEGSTORE_PURE=1`` in the environment picks Python even where the kernel was built.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from importlib import import_module
+from types import ModuleType
+
+from segstore.format.columns import (
+    join_body,
+    join_column,
+    make_records,
+    measure,
+    split_column,
+)
+
+__all__ = [
+    "PROVIDER",
+    "compiled",
+    "join_body",
+    "join_column",
+    "make_records",
+    "measure",
+    "split_column",
+]
+
+PROVIDER = "python"
+# The kernel's module for the part that stands higher up, the tail; None where Python is used.
+compiled: ModuleType | None = None
+
+if os.environ.get("SEGSTORE_PURE", "") in ("", "0"):
+    with suppress(ImportError):
+        # By name, because an import statement would count as one of the whole package, upwards.
+        compiled = import_module("segstore._kernel")
+
+if compiled is not None:
+    PROVIDER = "c"
+    join_body = compiled.join_body
+    join_column = compiled.join_column
+    make_records = compiled.make_records
+    measure = compiled.measure
+    split_column = compiled.split_column

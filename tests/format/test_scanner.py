@@ -1,0 +1,236 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segstore.errors import UnsupportedFormatError
+from segstore.format import frame as frame_module
+from segstore.format import scanner as scanner_module
+from segstore.format.checksum import crc32c
+from segstore.format.frame import BODY_BYTES_MAX, FRAME_MAGIC_BYTES, encode_frame
+from segstore.format.scanner import NEED_DATA, Damage, Frame, Scanner
+from tests.strategies import columns
+
+TAG = 77
+START = 64
+
+
+def frame_of(values, base_offset, *, tag=TAG, timestamps=5, keys=None) -> bytes:
+    return encode_frame(
+        base_offset, values, timestamps, keys, append_time=1, log_tag=tag, durable_offset=0
+    ).to_bytes()
+
+
+def frames_of(batches, base_offset=0) -> list[bytes]:
+    frames = []
+    for batch in batches:
+        frames.append(
+            frame_of(batch.values, base_offset, timestamps=batch.timestamps, keys=batch.keys)
+        )
+        base_offset += len(batch.values)
+    return frames
+
+
+def drive(data, *, step, tag=TAG, expected=0):
+    """Feed `data`, which stands at START of its file, `step` more bytes at a time."""
+    scanner = Scanner(tag, expected, START)
+    events, end = [], 0
+    while True:
+        event = scanner.next()
+        if event is not NEED_DATA:
+            events.append(event)
+            continue
+        if end == len(data):
+            break
+        at = scanner.position - START
+        end = min(len(data), max(end + step, at + step))
+        scanner.feed(data[at:end], is_last=end == len(data))
+    return events
+
+
+def values_of(events):
+    return [value for event in events if isinstance(event, Frame) for value in event.batch.values()]
+
+
+def shape(events):
+    return [
+        (event.position, event.size_bytes, event.batch.base_offset)
+        if isinstance(event, Frame)
+        else event._replace(reason="")
+        for event in events
+    ]
+
+
+def scan_all(data, **options):
+    """The events, the same whether fed whole, byte by byte or in pieces."""
+    whole = drive(data, step=len(data) + 1, **options)
+    for step in (1, 7, 64):
+        assert shape(drive(data, step=step, **options)) == shape(whole)
+    return whole
+
+
+@given(st.lists(columns(max_size=4), max_size=4))
+def test_frames_come_in_order_however_they_are_fed(batches):
+    frames = frames_of(batches)
+    events = scan_all(b"".join(frames))
+    assert all(isinstance(event, Frame) for event in events)
+    assert values_of(events) == [value for batch in batches for value in batch.values]
+    positions = [START + sum(map(len, frames[:number])) for number in range(len(frames))]
+    assert [event.position for event in events] == positions
+
+
+@given(st.lists(columns(max_size=3), max_size=3), st.binary(min_size=1, max_size=150))
+def test_trailing_bytes_are_damage_that_nothing_follows(batches, trailing):
+    frames = b"".join(frames_of(batches))
+    events = scan_all(frames + trailing)
+    assert isinstance(events[-1], Damage)
+    assert events[-1].position == START + len(frames)
+    assert events[-1].end_position == START + len(frames) + len(trailing)
+    assert events[-1].end_offset is None
+    assert len(events) == len(batches) + 1
+
+
+def test_damage_at_every_byte_loses_that_frame_only():
+    batches = [[b"a", b"bb"], [b"c" * 30], [b"", b"d", b"e"], [b"f"]]
+    frames, base_offset = [], 0
+    for batch in batches:
+        frames.append(frame_of(batch, base_offset))
+        base_offset += len(batch)
+    data = b"".join(frames)
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 0xFF
+        hit, end = 0, len(frames[0])
+        while position >= end:
+            hit += 1
+            end += len(frames[hit])
+        events = drive(bytes(damaged), step=len(data))
+        expected = [value for number, batch in enumerate(batches) if number != hit
+                    for value in batch]  # fmt: skip
+        assert values_of(events) == expected
+        damages = [event for event in events if isinstance(event, Damage)]
+        lost_from = sum(map(len, batches[:hit]))
+        lost_to = lost_from + len(batches[hit]) if hit + 1 < len(batches) else None
+        assert [(d.offset, d.end_offset) for d in damages] == [(lost_from, lost_to)]
+        assert damages[0].position == START + end - len(frames[hit])
+
+
+@given(st.lists(columns(max_size=3), min_size=2, max_size=4), st.data())
+def test_bytes_cut_out_or_put_in_lose_the_frames_they_touch_only(batches, data):
+    frames = frames_of(batches)
+    whole = b"".join(frames)
+    at = data.draw(st.integers(0, len(whole) - 1)) // 8 * 8
+    noise = b"\xffnoise!\xff" + data.draw(st.binary(max_size=64))
+    noise += bytes(-len(noise) % 8)
+    events = scan_all(whole[:at] + noise + whole[at:])
+    start, kept = 0, []
+    for number, frame in enumerate(frames):
+        if not start < at < start + len(frame):
+            kept.append(number)
+        start += len(frame)
+    expected = [value for number in kept for value in batches[number].values]
+    assert values_of(events) == expected
+
+
+@given(st.binary(max_size=600))
+def test_arbitrary_bytes_never_crash_the_scanner(data):
+    events = scan_all(data, tag=None)
+    assert values_of(events) == []
+
+
+@given(st.lists(st.sampled_from([
+    FRAME_MAGIC_BYTES, bytes(4), b"\xff" * 4, (64).to_bytes(4, "little"),
+    frame_of([b"x"], 3), frame_of([b"y"], 1), frame_of([b"z"], 9)[:40], b"abcd",
+]), max_size=20))  # fmt: skip
+def test_bytes_made_to_look_like_frames_never_crash_the_scanner(pieces):
+    events = scan_all(b"".join(pieces))
+    offsets = [event.batch.base_offset for event in events if isinstance(event, Frame)]
+    assert offsets == sorted(set(offsets))
+    assert set(offsets) <= {1, 3}
+
+
+def test_a_frame_of_another_log_is_not_taken_for_ours():
+    data = frame_of([b"ours"], 0) + frame_of([b"theirs"], 1, tag=TAG + 1) + frame_of([b"on"], 1)
+    assert values_of(scan_all(data)) == [b"ours", b"on"]
+
+
+def test_a_frame_of_lower_offsets_is_what_an_earlier_life_left():
+    data = frame_of([b"new"], 5) + frame_of([b"old"], 5) + frame_of([b"older"], 2)
+    events = scan_all(data, expected=5)
+    assert values_of(events) == [b"new"]
+    assert isinstance(events[-1], Damage)
+    assert "can't stand here" in events[-1].reason
+
+
+def test_a_log_stored_as_a_value_is_one_value_and_no_frames():
+    inner = b"".join(frame_of([b"inner %d" % n], n) for n in range(5))
+    outer = [frame_of([b"first"] * 9, 0), frame_of([inner], 9), frame_of([b"last"], 10)]
+    assert values_of(scan_all(b"".join(outer))) == [b"first"] * 9 + [inner, b"last"]
+    for position in range(0, len(outer[1]), 5):
+        damaged = bytearray(outer[1])
+        damaged[position] ^= 1
+        events = drive(outer[0] + bytes(damaged) + outer[2], step=10**6)
+        assert values_of(events) == [b"first"] * 9 + [b"last"]
+
+
+def test_missing_offsets_between_intact_frames_are_reported():
+    events = scan_all(frame_of([b"a"], 0) + frame_of([b"b"], 4))
+    assert [type(event) for event in events] == [Frame, Damage, Frame]
+    assert (events[1].offset, events[1].end_offset) == (1, 4)
+    assert events[1].position == events[1].end_position
+
+
+def test_an_intact_frame_of_a_later_version_is_unsupported():
+    later = bytearray(frame_of([b"x"], 1))
+    later[54] = 2
+    later[4:8] = crc32c(bytes(later[8:])).to_bytes(4, "little")
+    with pytest.raises(UnsupportedFormatError):
+        drive(frame_of([b"a"], 0) + bytes(later), step=10**6)
+
+
+def counting(monkeypatch):
+    counted = [0]
+
+    def counted_crc(data, initial=None):
+        counted[0] += len(data)
+        return crc32c(data, initial)
+
+    monkeypatch.setattr(frame_module, "crc32c", counted_crc)
+    return counted
+
+
+def hostile(claim: int, size: int) -> bytes:
+    """Nothing but frame headers, each claiming `claim` bytes of body."""
+    header = FRAME_MAGIC_BYTES + bytes(4) + claim.to_bytes(4, "little") + bytes(4)
+    return header * (size // len(header))
+
+
+@pytest.mark.parametrize("claim", [BODY_BYTES_MAX, 64 * 1024, 1 << 20])
+def test_a_file_made_to_be_slow_costs_a_bounded_number_of_checksum_bytes(monkeypatch, claim):
+    monkeypatch.setattr(scanner_module, "SEARCH_BYTES_MAX", 1 << 25)
+    counted = counting(monkeypatch)
+    data = hostile(claim, 1 << 21)
+    scanner, fed = Scanner(TAG, 0, START), 0
+    end = 0
+    while True:
+        event = scanner.next()
+        if event is NEED_DATA:
+            if end == len(data):
+                break
+            at = scanner.position - START
+            end = min(len(data), at + max(4096, scanner.wanted_bytes))
+            fed += end - at
+            scanner.feed(data[at:end], is_last=end == len(data))
+    assert counted[0] <= (1 << 25) + BODY_BYTES_MAX
+    assert fed <= (1 << 25) + BODY_BYTES_MAX
+
+
+def test_the_search_goes_on_for_what_real_damage_needs(monkeypatch):
+    frames = [frame_of([b"v" * 1000] * 60, 60 * number) for number in range(40)]
+    for number in range(0, 40, 2):
+        frame = bytearray(frames[number])
+        frame[200] ^= 1
+        frames[number] = bytes(frame)
+    counted = counting(monkeypatch)
+    events = drive(b"".join(frames), step=10**8)
+    assert len(values_of(events)) == 60 * 20
+    assert counted[0] < 2 * sum(map(len, frames))
