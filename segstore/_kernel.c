@@ -1,0 +1,1415 @@
+/* The loops that decide what a record costs, a second time, in C.
+
+   The specification is Python: segstore/format/columns.py (all functions) and
+   segstore/segment/tail.py (TailBuffer). What stands here gives the same
+   results and the same errors, and nothing on disk depends on which of the two ran.
+
+   Rule 1: a function here answers only what it has proven plain and well formed. Anything else
+           (another type, an offset out of its bounds, a size too large) it hands to the
+           specification, which finds the answer or the error. So there is one place that says
+           what is wrong, and hostile bytes never get further than a comparison here.
+   Rule 2: bytes may change while they are read (a mapping that another process writes to), so
+           each number is read once, and what was checked is what is used.
+   Rule 3: everything runs under the GIL and calls no Python code between a check and the store
+           that rests on it. That is what makes the append safe without a lock, and why a build
+           without the GIL refuses this file.
+   Rule 4: an allocation may start the garbage collector, which may run anything. Whatever is
+           borrowed from a list is owned before the next allocation, and its size asked again. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+#ifdef Py_GIL_DISABLED
+#error "the kernel relies on the GIL; a free-threaded build uses the Python loops"
+#endif
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the kernel stores numbers as they are in memory, and the format is little-endian"
+#endif
+
+enum { JOIN_BODY, JOIN_COLUMN, MAKE_RECORDS, MEASURE, SPLIT_COLUMN, FUNCTION_COUNT };
+static const char *const function_names[] = {"join_body", "join_column", "make_records", "measure",
+                                             "split_column"};
+
+typedef struct {
+    PyObject *specification[FUNCTION_COUNT];
+    PyTypeObject *record_type; /* the last one found plain */
+} KernelState;
+
+static inline KernelState *
+state_of(PyObject *module)
+{
+    return (KernelState *)PyModule_GetState(module);
+}
+
+/* Rule 1: let Python answer. */
+static PyObject *
+hand_over(PyObject *module, int function, PyObject *const *args, Py_ssize_t nargs)
+{
+    return PyObject_Vectorcall(state_of(module)->specification[function], args, (size_t)nargs,
+                               NULL);
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* CRC-32C of whole 8-byte words: frames are padded to them.                                   */
+
+#define CRC_POLYNOMIAL 0x82F63B78u
+#define LANE_BYTES 256
+
+typedef uint32_t (*CrcFunction)(uint32_t crc, const unsigned char *data, size_t size);
+
+static uint32_t crc_table[8][256];
+/* What LANE_BYTES zero bytes make of a CRC, by each of its four bytes. */
+static uint32_t lane_table[4][256];
+
+static inline uint64_t
+load_word(const unsigned char *data)
+{
+    uint64_t word;
+    memcpy(&word, data, sizeof word);
+    return word;
+}
+
+/* Eight bytes a step, by table ("slicing by 8"). */
+static uint32_t
+crc_portable(uint32_t crc, const unsigned char *data, size_t size)
+{
+    for (; size >= 8; data += 8, size -= 8) {
+        uint64_t word = load_word(data) ^ crc;
+        crc = 0;
+        for (int i = 0; i < 8; i++) {
+            crc ^= crc_table[7 - i][word >> (8 * i) & 255];
+        }
+    }
+    return crc;
+}
+
+static inline uint32_t
+skip_lane(uint32_t crc)
+{
+    return lane_table[0][crc & 255] ^ lane_table[1][crc >> 8 & 255] ^
+           lane_table[2][crc >> 16 & 255] ^ lane_table[3][crc >> 24];
+}
+
+/* The instruction takes three cycles and starts every cycle, so that large values go in three
+   lanes which are then put together; a small record is one lane. */
+#define DEFINE_CRC_HARDWARE(ATTRIBUTES, STEP)                                                   \
+    ATTRIBUTES static uint32_t crc_hardware(uint32_t crc, const unsigned char *data,            \
+                                            size_t size)                                        \
+    {                                                                                           \
+        uint64_t first = crc;                                                                   \
+        while (size >= 3 * LANE_BYTES) {                                                        \
+            uint64_t second = 0, third = 0;                                                     \
+            for (size_t at = 0; at < LANE_BYTES; at += 8) {                                     \
+                first = STEP(first, load_word(data + at));                                      \
+                second = STEP(second, load_word(data + LANE_BYTES + at));                       \
+                third = STEP(third, load_word(data + 2 * LANE_BYTES + at));                     \
+            }                                                                                   \
+            first = skip_lane((uint32_t)first) ^ (uint32_t)second;                              \
+            first = skip_lane((uint32_t)first) ^ (uint32_t)third;                               \
+            data += 3 * LANE_BYTES;                                                             \
+            size -= 3 * LANE_BYTES;                                                             \
+        }                                                                                       \
+        for (; size >= 8; data += 8, size -= 8) {                                               \
+            first = STEP(first, load_word(data));                                               \
+        }                                                                                       \
+        return (uint32_t)first;                                                                 \
+    }
+
+#if defined(__x86_64__)
+#define HAS_CRC_HARDWARE 1
+DEFINE_CRC_HARDWARE(__attribute__((target("sse4.2"))), __builtin_ia32_crc32di)
+static bool
+can_use_crc_hardware(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("sse4.2");
+}
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
+#include <arm_acle.h>
+#define HAS_CRC_HARDWARE 1
+#define ARM_STEP(crc, word) __crc32cd((uint32_t)(crc), word)
+DEFINE_CRC_HARDWARE(, ARM_STEP)
+static bool
+can_use_crc_hardware(void)
+{
+    return true; /* the compiler was told that every target machine has it */
+}
+#endif
+
+static CrcFunction crc_words = crc_portable;
+
+static uint32_t
+crc32c(const unsigned char *data, size_t size)
+{
+    return ~crc_words(~0u, data, size);
+}
+
+static void
+prepare_crc(void)
+{
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        uint32_t crc = byte;
+        for (int bit = 0; bit < 8; bit++) {
+            crc = crc >> 1 ^ (crc & 1 ? CRC_POLYNOMIAL : 0);
+        }
+        crc_table[0][byte] = crc;
+    }
+    for (int step = 1; step < 8; step++) {
+        for (int byte = 0; byte < 256; byte++) {
+            uint32_t crc = crc_table[step - 1][byte];
+            crc_table[step][byte] = crc >> 8 ^ crc_table[0][crc & 255];
+        }
+    }
+#ifdef HAS_CRC_HARDWARE
+    static const unsigned char zeros[LANE_BYTES];
+    for (int bit = 0; bit < 32; bit++) {
+        uint32_t skipped = crc_portable(1u << bit, zeros, LANE_BYTES);
+        uint32_t *table = lane_table[bit / 8];
+        int top = 1 << bit % 8;
+        for (int low = 0; low < top; low++) { /* a CRC is linear, so single bits add up */
+            table[top + low] = skipped ^ table[low];
+        }
+    }
+    if (can_use_crc_hardware()) {
+        crc_words = crc_hardware;
+    }
+#endif
+}
+
+PyDoc_STRVAR(crc32c_of_doc,
+             "crc32c_of($module, data, /, *, portable=False)\n--\n\n"
+             "CRC-32C as the append computes it; the size of `data` is a multiple of 8.\n\n"
+             "For the tests: `portable` picks the tables even where there is an instruction.");
+
+static PyObject *
+crc32c_of(PyObject *Py_UNUSED(module), PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"", "portable", NULL};
+    Py_buffer data;
+    int portable = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*|$p", names, &data, &portable)) {
+        return NULL;
+    }
+    PyObject *result = NULL;
+    if (data.len % 8) {
+        PyErr_SetString(PyExc_ValueError, "the size is not a multiple of 8");
+    }
+    else {
+        CrcFunction function = portable ? crc_portable : crc_words;
+        result = PyLong_FromUnsignedLong(~function(~0u, data.buf, (size_t)data.len));
+    }
+    PyBuffer_Release(&data);
+    return result;
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* Columns                                                                                     */
+
+static bool
+has_arguments(const char *name, Py_ssize_t given, Py_ssize_t wanted)
+{
+    if (given == wanted) {
+        return true;
+    }
+    PyErr_Format(PyExc_TypeError, "%s() takes %zd positional arguments but %zd were given", name,
+                 wanted, given);
+    return false;
+}
+
+PyDoc_STRVAR(join_column_doc,
+             "join_column($module, values, /)\n--\n\n"
+             "As segstore.format.columns.join_column.");
+
+static PyObject *
+join_column(PyObject *module, PyObject *values)
+{
+    if (!PyList_CheckExact(values)) {
+        return hand_over(module, JOIN_COLUMN, &values, 1);
+    }
+    Py_ssize_t count = PyList_GET_SIZE(values);
+    if (count >= INT32_MAX / 4) {
+        return hand_over(module, JOIN_COLUMN, &values, 1);
+    }
+    PyObject *offsets = PyBytes_FromStringAndSize(NULL, 4 * (count + 1));
+    if (offsets == NULL) {
+        return NULL;
+    }
+    /* Bytes objects are not tracked, so neither this nor the next allocation runs the collector,
+       and the list stays as it is from here to the end. */
+    char *offset_at = PyBytes_AS_STRING(offsets);
+    int32_t end = 0;
+    memcpy(offset_at, &end, 4);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *value = PyList_GET_ITEM(values, i);
+        if (!PyBytes_CheckExact(value) || PyBytes_GET_SIZE(value) > INT32_MAX - end) {
+            Py_DECREF(offsets);
+            return hand_over(module, JOIN_COLUMN, &values, 1);
+        }
+        end += (int32_t)PyBytes_GET_SIZE(value);
+        memcpy(offset_at + 4 * (i + 1), &end, 4);
+    }
+    PyObject *data = PyBytes_FromStringAndSize(NULL, end);
+    if (data == NULL) {
+        Py_DECREF(offsets);
+        return NULL;
+    }
+    char *at = PyBytes_AS_STRING(data);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *value = PyList_GET_ITEM(values, i);
+        Py_ssize_t size = PyBytes_GET_SIZE(value);
+        memcpy(at, PyBytes_AS_STRING(value), (size_t)size);
+        at += size;
+    }
+    PyObject *result = PyTuple_Pack(2, offsets, data);
+    Py_DECREF(offsets);
+    Py_DECREF(data);
+    return result;
+}
+
+PyDoc_STRVAR(measure_doc, "measure($module, values, /)\n--\n\n"
+                          "As segstore.format.columns.measure; the numbers are int64.");
+
+/* How many items ahead to ask for: each is somewhere else in memory, and new to the cache here. */
+#define PREFETCH_COUNT 12
+
+static PyObject *
+measure(PyObject *module, PyObject *values)
+{
+    if (!PyList_CheckExact(values) || PyList_GET_SIZE(values) == 0) {
+        return hand_over(module, MEASURE, &values, 1);
+    }
+    Py_ssize_t count = PyList_GET_SIZE(values);
+    PyObject *ends = PyBytes_FromStringAndSize(NULL, 8 * count);
+    if (ends == NULL) {
+        return NULL;
+    }
+    char *at = PyBytes_AS_STRING(ends);
+    int64_t end = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (i + PREFETCH_COUNT < count) {
+            const char *later = (const char *)PyList_GET_ITEM(values, i + PREFETCH_COUNT);
+            __builtin_prefetch(later);
+            __builtin_prefetch(later + 64);
+        }
+        PyObject *value = PyList_GET_ITEM(values, i);
+        if (!PyBytes_CheckExact(value)) {
+            Py_DECREF(ends);
+            Py_RETURN_NONE;
+        }
+        end += PyBytes_GET_SIZE(value) + 4;
+        memcpy(at + 8 * i, &end, 8);
+    }
+    PyObject *view = PyMemoryView_FromObject(ends);
+    Py_DECREF(ends);
+    if (view == NULL) {
+        return NULL;
+    }
+    PyObject *numbers = PyObject_CallMethod(view, "cast", "s", "q");
+    Py_DECREF(view);
+    return numbers;
+}
+
+/* The lowest and the highest of some timestamps, one or a list; false where one is not plain. */
+static bool
+time_range(PyObject *timestamps, Py_ssize_t start, Py_ssize_t stop, int64_t *lowest,
+           int64_t *highest)
+{
+    int overflow = 0;
+    if (PyLong_CheckExact(timestamps)) {
+        *lowest = *highest = PyLong_AsLongLongAndOverflow(timestamps, &overflow);
+        return !overflow;
+    }
+    if (!PyList_CheckExact(timestamps) || stop > PyList_GET_SIZE(timestamps)) {
+        return false;
+    }
+    *lowest = INT64_MAX;
+    *highest = INT64_MIN;
+    for (Py_ssize_t i = start; i < stop; i++) {
+        PyObject *item = PyList_GET_ITEM(timestamps, i);
+        if (!PyLong_CheckExact(item)) {
+            return false;
+        }
+        int64_t time = PyLong_AsLongLongAndOverflow(item, &overflow);
+        if (overflow) {
+            return false;
+        }
+        *lowest = time < *lowest ? time : *lowest;
+        *highest = time > *highest ? time : *highest;
+    }
+    return true;
+}
+
+static inline char *
+pad(char *at, Py_ssize_t size)
+{
+    Py_ssize_t zeros = -size & 7;
+    memset(at, 0, (size_t)zeros);
+    return at + zeros;
+}
+
+/* The body of a frame without keys; NULL without an exception where anything is not plain. No
+   allocation here runs the collector (bytes are not tracked), so the lists stay as they are. */
+static PyObject *
+join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, PyObject *timestamps,
+             bool has_times)
+{
+    int64_t size = 0;
+    for (Py_ssize_t i = start; i < stop; i++) {
+        PyObject *value = PyList_GET_ITEM(values, i);
+        if (!PyBytes_CheckExact(value) || PyBytes_GET_SIZE(value) > INT32_MAX - size) {
+            return NULL;
+        }
+        size += PyBytes_GET_SIZE(value);
+    }
+    Py_ssize_t count = stop - start;
+    int64_t offsets_size = 4 * (count + 1);
+    int64_t times_size = has_times ? 8 * count : 0;
+    PyObject *body = PyBytes_FromStringAndSize(
+        NULL, offsets_size + (-offsets_size & 7) + times_size + size + (-size & 7));
+    if (body == NULL) {
+        return NULL;
+    }
+    char *offset_at = PyBytes_AS_STRING(body);
+    char *at = pad(offset_at + offsets_size, offsets_size);
+    for (Py_ssize_t i = 0; i < (has_times ? count : 0); i++) {
+        int64_t time = PyLong_AsLongLong(PyList_GET_ITEM(timestamps, start + i));
+        memcpy(at, &time, 8);
+        at += 8;
+    }
+    int32_t end = 0;
+    memcpy(offset_at, &end, 4);
+    for (Py_ssize_t i = start; i < stop; i++) {
+        PyObject *value = PyList_GET_ITEM(values, i);
+        Py_ssize_t value_size = PyBytes_GET_SIZE(value);
+        memcpy(at, PyBytes_AS_STRING(value), (size_t)value_size);
+        at += value_size;
+        end += (int32_t)value_size;
+        offset_at += 4;
+        memcpy(offset_at, &end, 4);
+    }
+    pad(at, end);
+    return body;
+}
+
+PyDoc_STRVAR(join_body_doc, "join_body($module, values, start, stop, timestamps, /)\n--\n\n"
+                            "As segstore.format.columns.join_body.");
+
+static PyObject *
+join_body(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (!has_arguments("join_body", nargs, 4)) {
+        return NULL;
+    }
+    PyObject *values = args[0], *timestamps = args[3], *body = NULL;
+    Py_ssize_t start = PyLong_CheckExact(args[1]) ? PyLong_AsSsize_t(args[1]) : -1;
+    Py_ssize_t stop = PyLong_CheckExact(args[2]) ? PyLong_AsSsize_t(args[2]) : -1;
+    PyErr_Clear(); /* a number too large counts as -1 */
+    int64_t lowest, highest;
+    if (PyList_CheckExact(values) && 0 <= start && start < stop &&
+        stop <= PyList_GET_SIZE(values) && stop - start < INT32_MAX / 4 &&
+        time_range(timestamps, start, stop, &lowest, &highest)) {
+        body = join_checked(values, start, stop, timestamps, lowest != highest);
+    }
+    if (body != NULL) {
+        return Py_BuildValue("LLN", (long long)lowest, (long long)highest, body);
+    }
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    return hand_over(module, JOIN_BODY, args, 4);
+}
+
+typedef struct __attribute__((packed, may_alias)) {
+    int32_t value;
+} UnalignedInt32;
+
+/* One read, whatever the compiler would like (rule 2). */
+static inline int32_t
+read_once(const char *at)
+{
+    return ((const volatile UnalignedInt32 *)at)->value;
+}
+
+/* The values as a list; NULL without an exception if the column is not well formed. */
+static PyObject *
+split_checked(const Py_buffer *data, Py_ssize_t offsets_position, Py_ssize_t count,
+              Py_ssize_t position)
+{
+    Py_ssize_t size = data->len;
+    if (offsets_position < 0 || offsets_position > size || count < 0 || position < 0 ||
+        position > size || count >= (size - offsets_position) / 4) {
+        return NULL;
+    }
+    const char *offsets = (const char *)data->buf + offsets_position;
+    const char *column = (const char *)data->buf + position;
+    Py_ssize_t limit = size - position;
+    if (read_once(offsets) != 0) {
+        return NULL;
+    }
+    PyObject *values = PyList_New(count);
+    if (values == NULL) {
+        return NULL;
+    }
+    int32_t start = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        int32_t end = read_once(offsets + 4 * (i + 1));
+        if (end < start || end > limit) {
+            Py_DECREF(values);
+            return NULL;
+        }
+        PyObject *value = PyBytes_FromStringAndSize(column + start, end - start);
+        if (value == NULL) {
+            Py_DECREF(values);
+            return NULL;
+        }
+        PyList_SET_ITEM(values, i, value);
+        start = end;
+    }
+    return values;
+}
+
+PyDoc_STRVAR(split_column_doc,
+             "split_column($module, data, offsets_position, count, position, /)\n--\n\n"
+             "As segstore.format.columns.split_column.");
+
+static PyObject *
+split_column(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (!has_arguments("split_column", nargs, 4)) {
+        return NULL;
+    }
+    Py_ssize_t numbers[3];
+    for (int i = 0; i < 3; i++) {
+        numbers[i] = PyLong_CheckExact(args[i + 1]) ? PyLong_AsSsize_t(args[i + 1]) : -1;
+        if (numbers[i] == -1) {
+            PyErr_Clear();
+        }
+    }
+    PyObject *values = NULL;
+    Py_buffer data;
+    if (PyObject_GetBuffer(args[0], &data, PyBUF_CONTIG_RO) == 0) {
+        if (data.ndim == 1 && data.itemsize == 1) {
+            values = split_checked(&data, numbers[0], numbers[1], numbers[2]);
+        }
+        PyBuffer_Release(&data);
+    }
+    if (values == NULL) {
+        if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+            return NULL;
+        }
+        PyErr_Clear();
+        return hand_over(module, SPLIT_COLUMN, args, 4);
+    }
+    return values;
+}
+
+/* Whether instances are tuples of four items and nothing else, so that they can be made here. */
+static bool
+is_plain_record_type(PyObject *candidate)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    return false; /* a tuple has further fields there, which nobody has tried yet */
+#endif
+    if (!PyType_Check(candidate) || Py_TYPE(candidate) != &PyType_Type) {
+        return false;
+    }
+    PyTypeObject *type = (PyTypeObject *)candidate;
+    if (!PyType_IsSubtype(type, &PyTuple_Type) || type->tp_dictoffset != 0 ||
+        type->tp_weaklistoffset != 0 || type->tp_basicsize != PyTuple_Type.tp_basicsize ||
+        type->tp_itemsize != PyTuple_Type.tp_itemsize || type->tp_del != NULL ||
+        type->tp_finalize != NULL) {
+        return false;
+    }
+    PyObject *fields = PyObject_GetAttrString(candidate, "_fields");
+    bool is_plain = fields != NULL && PyTuple_CheckExact(fields) && PyTuple_GET_SIZE(fields) == 4;
+    Py_XDECREF(fields);
+    PyErr_Clear();
+    return is_plain;
+}
+
+/* The timestamps column as it is passed: one number, a list of them, or int64 in a buffer. */
+typedef struct {
+    PyObject *same;
+    PyObject *list;
+    Py_buffer buffer; /* .obj is NULL where there is none */
+} Times;
+
+static bool
+open_times(Times *times, PyObject *timestamps, Py_ssize_t count)
+{
+    times->same = times->list = times->buffer.obj = NULL;
+    if (PyLong_Check(timestamps)) {
+        times->same = timestamps;
+        return true;
+    }
+    if (PyList_CheckExact(timestamps)) {
+        times->list = timestamps;
+        return PyList_GET_SIZE(timestamps) == count;
+    }
+    if (PyObject_GetBuffer(timestamps, &times->buffer, PyBUF_CONTIG_RO | PyBUF_FORMAT) < 0) {
+        times->buffer.obj = NULL;
+        return false;
+    }
+    const Py_buffer *buffer = &times->buffer;
+    return buffer->ndim == 1 && buffer->itemsize == 8 && buffer->len / 8 == count &&
+           buffer->format != NULL && strcmp(buffer->format, "q") == 0;
+}
+
+/* A new reference; NULL without an exception if the list is not what it was. */
+static PyObject *
+item_of(PyObject *list, Py_ssize_t index)
+{
+    if (index >= PyList_GET_SIZE(list)) {
+        return NULL;
+    }
+    return Py_NewRef(PyList_GET_ITEM(list, index));
+}
+
+static PyObject *
+time_of(const Times *times, Py_ssize_t index)
+{
+    if (times->same != NULL) {
+        return Py_NewRef(times->same);
+    }
+    if (times->list != NULL) {
+        return item_of(times->list, index);
+    }
+    int64_t time;
+    memcpy(&time, (const char *)times->buffer.buf + 8 * index, sizeof time);
+    return PyLong_FromLongLong(time);
+}
+
+static inline bool
+can_refer_back(PyObject *item)
+{
+    return !PyBytes_CheckExact(item) && item != Py_None && !PyLong_CheckExact(item);
+}
+
+static PyObject *
+make_record(PyTypeObject *type, PyObject *offset, PyObject *time, PyObject *key, PyObject *value)
+{
+    /* The items are numbers, bytes and None, which refer to nothing. So no cycle goes through the
+       record, and it is not given to the garbage collector to track: most of the cost of a tuple
+       otherwise, at its creation and at every later collection. */
+    PyTupleObject *record = PyObject_GC_NewVar(PyTupleObject, type, 4);
+    if (record == NULL) {
+        Py_DECREF(offset);
+        Py_DECREF(time);
+        Py_DECREF(key);
+        Py_DECREF(value);
+        return NULL;
+    }
+    record->ob_item[0] = offset;
+    record->ob_item[1] = time;
+    record->ob_item[2] = key;
+    record->ob_item[3] = value;
+    if (can_refer_back(time) || can_refer_back(key) || can_refer_back(value)) {
+        PyObject_GC_Track(record);
+    }
+    return (PyObject *)record;
+}
+
+/* The records as a list; NULL, perhaps with an exception, where the specification has to. */
+static PyObject *
+make_checked(PyTypeObject *type, unsigned long long base_offset, const Times *times,
+             PyObject *keys, PyObject *values, Py_ssize_t count)
+{
+    PyObject *records = PyList_New(count);
+    if (records == NULL) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *value = item_of(values, i);
+        PyObject *key = keys == NULL ? Py_NewRef(Py_None) : item_of(keys, i);
+        PyObject *time = time_of(times, i);
+        PyObject *offset = PyLong_FromUnsignedLongLong(base_offset + (unsigned long long)i);
+        PyObject *record = NULL;
+        if (value != NULL && key != NULL && time != NULL && offset != NULL) {
+            record = make_record(type, offset, time, key, value);
+        }
+        else {
+            Py_XDECREF(value);
+            Py_XDECREF(key);
+            Py_XDECREF(time);
+            Py_XDECREF(offset);
+        }
+        if (record == NULL) {
+            Py_DECREF(records);
+            return NULL;
+        }
+        PyList_SET_ITEM(records, i, record);
+    }
+    return records;
+}
+
+PyDoc_STRVAR(make_records_doc,
+             "make_records($module, record_type, base_offset, timestamps, keys, values, /)\n--\n\n"
+             "As segstore.format.columns.make_records.");
+
+static PyObject *
+make_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (!has_arguments("make_records", nargs, 5)) {
+        return NULL;
+    }
+    KernelState *state = state_of(module);
+    PyObject *keys = args[3] == Py_None ? NULL : args[3];
+    PyObject *values = args[4];
+    PyObject *records = NULL;
+    if ((PyObject *)state->record_type != args[0] && is_plain_record_type(args[0])) {
+        Py_INCREF(args[0]);
+        Py_XSETREF(state->record_type, (PyTypeObject *)args[0]);
+    }
+    unsigned long long base_offset = 0;
+    bool is_plain = (PyObject *)state->record_type == args[0] && PyLong_CheckExact(args[1]) &&
+                    PyList_CheckExact(values) && (keys == NULL || PyList_CheckExact(keys));
+    if (is_plain) {
+        base_offset = PyLong_AsUnsignedLongLong(args[1]);
+        is_plain = !PyErr_Occurred() && base_offset <= INT64_MAX;
+    }
+    if (is_plain) {
+        Py_ssize_t count = PyList_GET_SIZE(values);
+        Times times;
+        if (open_times(&times, args[2], count) &&
+            (keys == NULL || PyList_GET_SIZE(keys) == count)) {
+            records = make_checked((PyTypeObject *)args[0], base_offset, &times, keys, values,
+                                   count);
+        }
+        if (times.buffer.obj != NULL) {
+            PyBuffer_Release(&times.buffer);
+        }
+    }
+    if (records == NULL) {
+        if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+            return NULL;
+        }
+        PyErr_Clear();
+        return hand_over(module, MAKE_RECORDS, args, 5);
+    }
+    return records;
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* The small append                                                                            */
+
+#define FRAMES_POSITION 4096
+#define FRAME_MAGIC 0x4D524653u
+#define FRAME_VERSION 1
+#define CRC_START 8
+
+/* A frame of one record without key: the header of segstore/format/frame.py, and the two value
+   offsets. */
+typedef struct {
+    uint32_t magic;
+    uint32_t crc;
+    uint32_t body_bytes;
+    uint32_t record_count;
+    uint64_t base_offset;
+    int64_t append_time;
+    int64_t min_timestamp;
+    int64_t max_timestamp;
+    uint32_t log_tag;
+    uint16_t attributes;
+    uint8_t version;
+    uint8_t reserved;
+    uint64_t durable_offset;
+    int32_t value_start;
+    int32_t value_end;
+} SmallFrame;
+
+#define OFFSETS_BYTES 8
+_Static_assert(sizeof(SmallFrame) == 72, "the header is 64 bytes, the offsets are 8");
+_Static_assert(offsetof(SmallFrame, durable_offset) == 56, "no padding");
+
+/* Bytes that a memoryview shows. What is held is the object under it, never the view: the garbage
+   collector of CPython crashes on a view that is part of a cycle and still exported. */
+typedef struct {
+    unsigned char *data;
+    Py_ssize_t size;
+    Py_ssize_t item_size;
+    Py_buffer holder; /* .obj is NULL where nothing is held */
+} Memory;
+
+static bool
+open_memory(Memory *memory, PyObject *view, int flags)
+{
+    Py_buffer shown;
+    if (!PyMemoryView_Check(view)) {
+        PyErr_Format(PyExc_TypeError, "expected a memoryview, not %s", Py_TYPE(view)->tp_name);
+        return false;
+    }
+    if (PyObject_GetBuffer(view, &shown, flags) < 0) {
+        return false;
+    }
+    memory->data = shown.buf;
+    memory->size = shown.len;
+    memory->item_size = shown.itemsize;
+    PyObject *base = PyMemoryView_GET_BASE(view);
+    if (base == NULL || PyMemoryView_Check(base) ||
+        PyObject_GetBuffer(base, &memory->holder, flags) < 0) {
+        memory->holder.obj = NULL;
+    }
+    PyBuffer_Release(&shown);
+    if (memory->holder.obj == NULL) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_TypeError, "the memoryview is not of an object");
+        }
+        return false;
+    }
+    const unsigned char *start = memory->holder.buf;
+    if (memory->data < start ||
+        memory->data + memory->size > start + memory->holder.len) {
+        PyErr_SetString(PyExc_ValueError, "the object under the memoryview has other bytes");
+        return false;
+    }
+    return true;
+}
+
+static void
+release_memory(Memory *memory)
+{
+    if (memory->holder.obj != NULL) {
+        PyBuffer_Release(&memory->holder);
+    }
+    memory->data = NULL;
+    memory->size = 0;
+}
+
+typedef struct {
+    PyObject_HEAD
+    Memory view;
+    Memory bell;
+    PyObject *append_slowly;
+    PyObject *ring;
+    PyObject *keyword_names;
+    PyObject *values;
+    PyObject *timestamps;
+    Py_ssize_t position;
+    Py_ssize_t limit;
+    uint64_t next_offset;
+    uint64_t durable_offset;
+    int64_t append_time;
+    uint32_t log_tag;
+    bool is_open;
+} TailBuffer;
+
+/* How many bytes fit behind the last frame; below 0 for a position behind the end. */
+static inline Py_ssize_t
+room_of(const TailBuffer *self)
+{
+    Py_ssize_t end = self->limit < self->view.size ? self->limit : self->view.size;
+    return end - self->position;
+}
+
+typedef uint64_t __attribute__((may_alias)) Word;
+
+/* Whoever looks at the place, in this process or another, sees a valid magic and checksum only
+   after the bytes they cover. */
+static void
+publish(unsigned char *at, uint64_t magic_and_crc)
+{
+    if ((uintptr_t)at % sizeof(Word) == 0) {
+        __atomic_store_n((Word *)at, magic_and_crc, __ATOMIC_RELEASE);
+    }
+    else {
+        atomic_thread_fence(memory_order_release);
+        memcpy(at, &magic_and_crc, sizeof magic_and_crc);
+    }
+}
+
+/* Both items or neither, one in each list. */
+static bool
+stage(TailBuffer *self, PyObject *value, PyObject *timestamp)
+{
+    if (PyList_Append(self->values, value) < 0) {
+        return false;
+    }
+    if (PyList_Append(self->timestamps, timestamp) < 0) {
+        Py_ssize_t count = PyList_GET_SIZE(self->values);
+        PyObject *type, *error, *trace;
+        PyErr_Fetch(&type, &error, &trace);
+        PyList_SetSlice(self->values, count - 1, count, NULL);
+        PyErr_Restore(type, error, trace);
+        return false;
+    }
+    return true;
+}
+
+static PyObject *
+append_plain(TailBuffer *self, PyObject *value, Py_ssize_t size, Py_ssize_t padded)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int64_t time = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    PyObject *timestamp = PyLong_FromLongLong(time);
+    PyObject *offset = PyLong_FromUnsignedLongLong(self->next_offset);
+    /* Staged first, because that can fail; nothing below can, so that the lists and the frames
+       never differ. */
+    if (timestamp == NULL || offset == NULL || !stage(self, value, timestamp)) {
+        Py_XDECREF(timestamp);
+        Py_XDECREF(offset);
+        return NULL;
+    }
+    Py_DECREF(timestamp);
+    SmallFrame frame = {
+        .body_bytes = (uint32_t)(OFFSETS_BYTES + padded),
+        .record_count = 1,
+        .base_offset = self->next_offset,
+        .append_time = self->append_time,
+        .min_timestamp = time,
+        .max_timestamp = time,
+        .log_tag = self->log_tag,
+        .version = FRAME_VERSION,
+        .durable_offset = self->durable_offset,
+        .value_end = (int32_t)size,
+    };
+    unsigned char *at = self->view.data + self->position;
+    unsigned char *value_at = at + sizeof frame;
+    memcpy(at + CRC_START, (const char *)&frame + CRC_START, sizeof frame - CRC_START);
+    memcpy(value_at, PyBytes_AS_STRING(value), (size_t)size);
+    memset(value_at + size, 0, (size_t)(padded - size));
+    uint64_t crc = crc32c(at + CRC_START, sizeof frame - CRC_START + (size_t)padded);
+    publish(at, crc << 32 | FRAME_MAGIC);
+    self->position += (Py_ssize_t)sizeof frame + padded;
+    self->next_offset += 1;
+    /* Whoever waits first says so in the bell and then looks for records; here the record is
+       stored first and then the bell read. The fence keeps that order, without which both sides
+       could miss each other. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (*(const volatile uint32_t *)self->bell.data != 0) {
+        PyObject *result = PyObject_CallNoArgs(self->ring);
+        if (result == NULL) {
+            Py_DECREF(offset);
+            return NULL;
+        }
+        Py_DECREF(result);
+    }
+    return offset;
+}
+
+enum { VALUE, KEY, TIMESTAMP, DURABILITY, ARGUMENT_COUNT };
+static const char *const argument_names[] = {"value", "key", "timestamp", "durability"};
+
+/* The arguments by name, None for those left out. */
+static bool
+parse_append(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **found)
+{
+    if (nargs > 1) {
+        PyErr_Format(PyExc_TypeError, "append() takes 1 positional argument but %zd were given",
+                     nargs);
+        return false;
+    }
+    found[VALUE] = nargs == 1 ? args[0] : NULL;
+    Py_ssize_t keyword_count = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < keyword_count; i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        int slot = 0;
+        while (slot < ARGUMENT_COUNT &&
+               PyUnicode_CompareWithASCIIString(name, argument_names[slot]) != 0) {
+            slot++;
+        }
+        if (slot == ARGUMENT_COUNT) {
+            PyErr_Format(PyExc_TypeError, "append() got an unexpected keyword argument '%U'",
+                         name);
+            return false;
+        }
+        if (slot == VALUE && nargs == 1) {
+            PyErr_SetString(PyExc_TypeError, "append() got multiple values for argument 'value'");
+            return false;
+        }
+        found[slot] = args[nargs + i];
+    }
+    if (found[VALUE] == NULL) {
+        PyErr_SetString(PyExc_TypeError, "append() missing 1 required argument: 'value'");
+        return false;
+    }
+    return true;
+}
+
+PyDoc_STRVAR(append_doc,
+             "append($self, value, *, key=None, timestamp=None, durability=None)\n--\n\n"
+             "Append one record and return its offset; see `Log.append`.");
+
+static PyObject *
+TailBuffer_append(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *found[ARGUMENT_COUNT] = {NULL, Py_None, Py_None, Py_None};
+    if (nargs == 1 && kwnames == NULL) {
+        found[VALUE] = args[0];
+    }
+    else if (!parse_append(args, nargs, kwnames, found)) {
+        return NULL;
+    }
+    PyObject *value = found[VALUE];
+    if (self->is_open && PyBytes_CheckExact(value) && found[KEY] == Py_None &&
+        found[TIMESTAMP] == Py_None && found[DURABILITY] == Py_None) {
+        Py_ssize_t size = PyBytes_GET_SIZE(value);
+        Py_ssize_t room = room_of(self) - (Py_ssize_t)sizeof(SmallFrame);
+        if (size <= room && size <= INT32_MAX - 16) {
+            Py_ssize_t padded = (size + 7) & ~(Py_ssize_t)7;
+            if (padded <= room) {
+                return append_plain(self, value, size, padded);
+            }
+        }
+    }
+    if (self->append_slowly == NULL) {
+        PyErr_SetString(PyExc_ValueError, "the buffer was taken apart");
+        return NULL;
+    }
+    return PyObject_Vectorcall(self->append_slowly, found, 1, self->keyword_names);
+}
+
+PyDoc_STRVAR(has_room_doc, "has_room($self, size_bytes, /)\n--\n\n"
+                           "Whether a frame of that size fits behind the last.");
+
+static PyObject *
+TailBuffer_has_room(TailBuffer *self, PyObject *size_bytes)
+{
+    int overflow;
+    long long size = PyLong_AsLongLongAndOverflow(size_bytes, &overflow);
+    if (size == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    return PyBool_FromLong(overflow < 0 || (overflow == 0 && size <= room_of(self)));
+}
+
+PyDoc_STRVAR(store_doc,
+             "store($self, frame, /)\n--\n\n"
+             "Put a frame behind the last; whoever calls stages its records and counts them.");
+
+static PyObject *
+TailBuffer_store(TailBuffer *self, PyObject *frame)
+{
+    Py_buffer data;
+    if (PyObject_GetBuffer(frame, &data, PyBUF_CONTIG_RO) < 0) {
+        return NULL;
+    }
+    if (data.itemsize != 1 || data.len < CRC_START || data.len > room_of(self)) {
+        PyBuffer_Release(&data);
+        PyErr_SetString(PyExc_ValueError, "the frame is not bytes, or does not fit the tail");
+        return NULL;
+    }
+    unsigned char *at = self->view.data + self->position;
+    memcpy(at + CRC_START, (const char *)data.buf + CRC_START, (size_t)(data.len - CRC_START));
+    publish(at, load_word(data.buf));
+    self->position += data.len;
+    PyBuffer_Release(&data);
+    Py_RETURN_NONE;
+}
+
+static int
+start_over(TailBuffer *self)
+{
+    PyObject *values = PyList_New(0);
+    PyObject *timestamps = PyList_New(0);
+    if (values == NULL || timestamps == NULL) {
+        Py_XDECREF(values);
+        Py_XDECREF(timestamps);
+        return -1;
+    }
+    PyObject *old_values = self->values, *old_timestamps = self->timestamps;
+    self->values = values;
+    self->timestamps = timestamps;
+    self->position = FRAMES_POSITION;
+    Py_XDECREF(old_values);
+    Py_XDECREF(old_timestamps);
+    return 0;
+}
+
+static void
+release_buffers(TailBuffer *self)
+{
+    self->is_open = false;
+    release_memory(&self->view); /* no room, so that nothing is stored any more */
+    release_memory(&self->bell);
+}
+
+PyDoc_STRVAR(release_doc, "release($self, /)\n--\n\n"
+                          "Let go of the mapping, for good; `is_open` is False.");
+
+static PyObject *
+TailBuffer_release(TailBuffer *self, PyObject *Py_UNUSED(nothing))
+{
+    release_buffers(self);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(restart_doc,
+             "restart($self, /)\n--\n\n"
+             "Start again at the beginning, with nothing staged: all of it was drained.");
+
+static PyObject *
+TailBuffer_restart(TailBuffer *self, PyObject *Py_UNUSED(nothing))
+{
+    if (start_over(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+TailBuffer_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"view", "log_tag", "lock", "append_slowly", "bell", "ring", NULL};
+    PyObject *view, *log_tag, *lock, *append_slowly, *bell, *ring;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO!OOOO:TailBuffer", names, &view,
+                                     &PyLong_Type, &log_tag, &lock, &append_slowly, &bell,
+                                     &ring)) {
+        return NULL;
+    }
+    unsigned long long tag = PyLong_AsUnsignedLongLong(log_tag);
+    if (tag > UINT32_MAX) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_OverflowError, "log_tag does not fit 32 bits");
+        }
+        return NULL;
+    }
+    TailBuffer *self = (TailBuffer *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->log_tag = (uint32_t)tag;
+    self->append_slowly = Py_NewRef(append_slowly);
+    self->ring = Py_NewRef(ring);
+    self->keyword_names = Py_BuildValue("(sss)", argument_names[KEY], argument_names[TIMESTAMP],
+                                        argument_names[DURABILITY]);
+    if (self->keyword_names == NULL || start_over(self) < 0) {
+        goto error;
+    }
+    if (!open_memory(&self->view, view, PyBUF_CONTIG) ||
+        !open_memory(&self->bell, bell, PyBUF_CONTIG_RO)) {
+        goto error;
+    }
+    if (self->view.item_size != 1) {
+        PyErr_SetString(PyExc_ValueError, "view is not of bytes");
+        goto error;
+    }
+    if (self->bell.item_size != 4 || self->bell.size < 4 || (uintptr_t)self->bell.data % 4) {
+        PyErr_SetString(PyExc_ValueError, "bell is not an aligned u32");
+        goto error;
+    }
+    self->limit = self->view.size;
+    return (PyObject *)self;
+error:
+    Py_DECREF(self);
+    return NULL;
+}
+
+static int
+TailBuffer_traverse(TailBuffer *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->view.holder.obj);
+    Py_VISIT(self->bell.holder.obj);
+    Py_VISIT(self->append_slowly);
+    Py_VISIT(self->ring);
+    Py_VISIT(self->values);
+    Py_VISIT(self->timestamps);
+    return 0;
+}
+
+/* Cycles go through the two callables. The buffers stay, so that no method finds them gone. */
+static int
+TailBuffer_clear(TailBuffer *self)
+{
+    self->is_open = false;
+    Py_CLEAR(self->append_slowly);
+    Py_CLEAR(self->ring);
+    return 0;
+}
+
+static void
+TailBuffer_dealloc(TailBuffer *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    TailBuffer_clear(self);
+    Py_CLEAR(self->values);
+    Py_CLEAR(self->timestamps);
+    Py_CLEAR(self->keyword_names);
+    release_buffers(self);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+static bool
+is_deleted(PyObject *value)
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "an attribute of a TailBuffer can't be deleted");
+        return true;
+    }
+    return false;
+}
+
+static PyObject *
+get_is_open(TailBuffer *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->is_open);
+}
+
+static int
+set_is_open(TailBuffer *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (is_deleted(value)) {
+        return -1;
+    }
+    int truth = PyObject_IsTrue(value);
+    if (truth < 0) {
+        return -1;
+    }
+    if (truth && self->append_slowly == NULL) {
+        PyErr_SetString(PyExc_ValueError, "the buffer was taken apart");
+        return -1;
+    }
+    self->is_open = truth;
+    return 0;
+}
+
+static inline Py_ssize_t *
+size_at(TailBuffer *self, void *closure)
+{
+    return (Py_ssize_t *)((char *)self + (size_t)closure);
+}
+
+static PyObject *
+get_size(TailBuffer *self, void *closure)
+{
+    return PyLong_FromSsize_t(*size_at(self, closure));
+}
+
+static int
+set_size(TailBuffer *self, PyObject *value, void *closure)
+{
+    if (is_deleted(value)) {
+        return -1;
+    }
+    Py_ssize_t size = PyLong_AsSsize_t(value);
+    if (size == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (size < 0) {
+        PyErr_SetString(PyExc_ValueError, "a place in the tail is not below 0");
+        return -1;
+    }
+    *size_at(self, closure) = size;
+    return 0;
+}
+
+static inline uint64_t *
+unsigned_at(TailBuffer *self, void *closure)
+{
+    return (uint64_t *)((char *)self + (size_t)closure);
+}
+
+static PyObject *
+get_unsigned(TailBuffer *self, void *closure)
+{
+    return PyLong_FromUnsignedLongLong(*unsigned_at(self, closure));
+}
+
+static int
+set_unsigned(TailBuffer *self, PyObject *value, void *closure)
+{
+    if (is_deleted(value)) {
+        return -1;
+    }
+    unsigned long long number = PyLong_AsUnsignedLongLong(value);
+    if (number == (unsigned long long)-1 && PyErr_Occurred()) {
+        return -1;
+    }
+    *unsigned_at(self, closure) = number;
+    return 0;
+}
+
+static PyObject *
+get_append_time(TailBuffer *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLongLong(self->append_time);
+}
+
+static int
+set_append_time(TailBuffer *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (is_deleted(value)) {
+        return -1;
+    }
+    long long number = PyLong_AsLongLong(value);
+    if (number == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    self->append_time = number;
+    return 0;
+}
+
+static inline PyObject **
+list_at(TailBuffer *self, void *closure)
+{
+    return (PyObject **)((char *)self + (size_t)closure);
+}
+
+static PyObject *
+get_list(TailBuffer *self, void *closure)
+{
+    return Py_NewRef(*list_at(self, closure));
+}
+
+static int
+set_list(TailBuffer *self, PyObject *value, void *closure)
+{
+    if (is_deleted(value)) {
+        return -1;
+    }
+    if (!PyList_CheckExact(value)) {
+        PyErr_Format(PyExc_TypeError, "what is staged is a list, not %s", Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    PyObject **place = list_at(self, closure);
+    Py_INCREF(value);
+    Py_XSETREF(*place, value);
+    return 0;
+}
+
+#define FIELD(name) ((void *)offsetof(TailBuffer, name))
+
+static PyGetSetDef tail_buffer_attributes[] = {
+    {"is_open", (getter)get_is_open, (setter)set_is_open, NULL, NULL},
+    {"position", (getter)get_size, (setter)set_size, NULL, FIELD(position)},
+    {"limit", (getter)get_size, (setter)set_size, NULL, FIELD(limit)},
+    {"next_offset", (getter)get_unsigned, (setter)set_unsigned, NULL, FIELD(next_offset)},
+    {"durable_offset", (getter)get_unsigned, (setter)set_unsigned, NULL, FIELD(durable_offset)},
+    {"append_time", (getter)get_append_time, (setter)set_append_time, NULL, NULL},
+    {"values", (getter)get_list, (setter)set_list, NULL, FIELD(values)},
+    {"timestamps", (getter)get_list, (setter)set_list, NULL, FIELD(timestamps)},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+/* Through void (*)(void), because a method may have any of several types. */
+#define METHOD(function) ((PyCFunction)(void (*)(void))(function))
+
+static PyMethodDef tail_buffer_methods[] = {
+    {"append", METHOD(TailBuffer_append), METH_FASTCALL | METH_KEYWORDS, append_doc},
+    {"has_room", METHOD(TailBuffer_has_room), METH_O, has_room_doc},
+    {"store", METHOD(TailBuffer_store), METH_O, store_doc},
+    {"restart", METHOD(TailBuffer_restart), METH_NOARGS, restart_doc},
+    {"release", METHOD(TailBuffer_release), METH_NOARGS, release_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(tail_buffer_doc,
+             "TailBuffer(view, log_tag, lock, append_slowly, bell, ring)\n--\n\n"
+             "As segstore.segment.tail.PythonTailBuffer; `lock` is not needed under the GIL.");
+
+static PyType_Slot tail_buffer_slots[] = {
+    {Py_tp_doc, (void *)tail_buffer_doc},
+    {Py_tp_new, TailBuffer_new},
+    {Py_tp_dealloc, TailBuffer_dealloc},
+    {Py_tp_traverse, TailBuffer_traverse},
+    {Py_tp_clear, TailBuffer_clear},
+    {Py_tp_getset, tail_buffer_attributes},
+    {Py_tp_methods, tail_buffer_methods},
+    {0, NULL},
+};
+
+static PyType_Spec tail_buffer_spec = {
+    .name = "segstore._kernel.TailBuffer",
+    .basicsize = sizeof(TailBuffer),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = tail_buffer_slots,
+};
+
+/* ------------------------------------------------------------------------------------------ */
+/* The module                                                                                  */
+
+static int
+kernel_exec(PyObject *module)
+{
+    prepare_crc();
+    KernelState *state = state_of(module);
+    PyObject *columns = PyImport_ImportModule("segstore.format.columns");
+    if (columns == NULL) {
+        return -1;
+    }
+    for (int i = 0; i < FUNCTION_COUNT; i++) {
+        state->specification[i] = PyObject_GetAttrString(columns, function_names[i]);
+        if (state->specification[i] == NULL) {
+            Py_DECREF(columns);
+            return -1;
+        }
+    }
+    Py_DECREF(columns);
+    PyObject *type = PyType_FromModuleAndSpec(module, &tail_buffer_spec, NULL);
+    if (type == NULL) {
+        return -1;
+    }
+    int result = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return result;
+}
+
+static int
+kernel_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    KernelState *state = state_of(module);
+    for (int i = 0; i < FUNCTION_COUNT; i++) {
+        Py_VISIT(state->specification[i]);
+    }
+    Py_VISIT(state->record_type);
+    return 0;
+}
+
+static int
+kernel_clear(PyObject *module)
+{
+    KernelState *state = state_of(module);
+    for (int i = 0; i < FUNCTION_COUNT; i++) {
+        Py_CLEAR(state->specification[i]);
+    }
+    Py_CLEAR(state->record_type);
+    return 0;
+}
+
+static void
+kernel_free(void *module)
+{
+    kernel_clear((PyObject *)module);
+}
+
+static PyMethodDef kernel_functions[] = {
+    {"join_column", METHOD(join_column), METH_O, join_column_doc},
+    {"join_body", METHOD(join_body), METH_FASTCALL, join_body_doc},
+    {"measure", METHOD(measure), METH_O, measure_doc},
+    {"split_column", METHOD(split_column), METH_FASTCALL, split_column_doc},
+    {"make_records", METHOD(make_records), METH_FASTCALL, make_records_doc},
+    {"crc32c_of", METHOD(crc32c_of), METH_VARARGS | METH_KEYWORDS, crc32c_of_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot kernel_slots[] = {
+    {Py_mod_exec, kernel_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef kernel_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "segstore._kernel",
+    .m_doc = "The per-record loops in C; segstore.format.kernel picks.",
+    .m_size = sizeof(KernelState),
+    .m_methods = kernel_functions,
+    .m_slots = kernel_slots,
+    .m_traverse = kernel_traverse,
+    .m_clear = kernel_clear,
+    .m_free = kernel_free,
+};
+
+PyMODINIT_FUNC
+PyInit__kernel(void)
+{
+    return PyModuleDef_Init(&kernel_module);
+}

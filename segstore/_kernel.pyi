@@ -1,0 +1,57 @@
+# The C kernel. What each of these does is said by its specification in Python:
+# segstore.format.columns and segstore.segment.tail.PythonTailBuffer.
+
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+from segstore.format.buffers import Buffer
+
+def join_column(values: Sequence[Buffer], /) -> tuple[Buffer, bytes]: ...
+def measure(values: Sequence[object], /) -> Sequence[int] | None: ...
+def join_body(
+    values: Sequence[Buffer], start: int, stop: int, timestamps: int | Sequence[int], /
+) -> tuple[int, int, bytes]: ...
+def split_column(
+    data: Buffer, offsets_position: int, count: int, position: int, /
+) -> list[bytes]: ...
+def make_records(
+    record_type: Any,
+    base_offset: int,
+    timestamps: int | Sequence[int],
+    keys: Sequence[bytes | None] | None,
+    values: Sequence[bytes],
+    /,
+) -> list[Any]: ...
+def crc32c_of(data: Buffer, /, *, portable: bool = False) -> int: ...
+
+@final
+class TailBuffer:
+    is_open: bool
+    next_offset: int
+    position: int
+    limit: int
+    values: list[bytes]
+    timestamps: list[int]
+    append_time: int
+    durable_offset: int
+    def __new__(
+        cls,
+        view: memoryview,
+        log_tag: int,
+        lock: Any,
+        append_slowly: Callable[..., int],
+        bell: memoryview,
+        ring: Callable[[], None],
+    ) -> TailBuffer: ...
+    def append(
+        self,
+        value: bytes,
+        *,
+        key: bytes | None = None,
+        timestamp: int | None = None,
+        durability: str | None = None,
+    ) -> int: ...
+    def has_room(self, size_bytes: int, /) -> bool: ...
+    def store(self, frame: Buffer, /) -> None: ...
+    def restart(self) -> None: ...
+    def release(self) -> None: ...

@@ -1,0 +1,294 @@
+"""Fuzz the C kernel under AddressSanitizer and UndefinedBehaviorSanitizer.
+
+    python tests/kernel/asan_fuzz.py [--seconds 60] [--seed N]
+
+Builds the extension a second time, with the sanitizers, in a directory of its own, and calls it in
+a child process with hostile arguments for the given time. Every call is also held against the
+Python specification. Exits with 0 when nothing was found; the seed is printed first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SANITIZERS = "address,undefined"
+
+
+def build(directory: str) -> Path:
+    """The package, copied, with a kernel that checks itself."""
+    package = Path(directory) / "segstore"
+    shutil.copytree(
+        ROOT / "segstore", package, ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    command = [
+        os.environ.get("CC", "gcc"),
+        "-shared",
+        "-fPIC",
+        "-std=c11",
+        "-O1",
+        "-g",
+        f"-fsanitize={SANITIZERS}",
+        "-fno-sanitize-recover=all",
+        "-fno-omit-frame-pointer",
+        f"-I{sysconfig.get_path('include')}",
+        str(package / "_kernel.c"),
+        "-o",
+        str(package / f"_kernel{suffix}"),
+    ]
+    subprocess.run(command, check=True, timeout=120)
+    return package
+
+
+def run_child(directory: str, seed: int, seconds: float) -> int:
+    compiler = os.environ.get("CC", "gcc")
+    libraries = [
+        subprocess.check_output(
+            [compiler, f"-print-file-name={name}"], text=True, timeout=30
+        ).strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": " ".join(libraries),
+        "PYTHONPATH": directory,
+        # Python's own allocator would hide what lies between two of its blocks.
+        "PYTHONMALLOC": "malloc",
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    environment.pop("SEGSTORE_PURE", None)
+    arguments = ["--child", "--seed", str(seed), "--seconds", str(seconds)]
+    return subprocess.run(
+        [sys.executable, os.path.abspath(__file__), *arguments],
+        env=environment,
+        cwd=directory,
+        timeout=seconds + 120,
+    ).returncode
+
+
+class BytesSubclass(bytes):
+    pass
+
+
+class Fuzz:
+    def __init__(self, rng: random.Random) -> None:
+        from segstore import _kernel
+        from segstore.format import columns
+        from segstore.format.frame import Record
+        from segstore.segment.tail import PythonTailBuffer
+
+        self.rng = rng
+        self.kernel = _kernel
+        self.spec = columns
+        self.record_type = Record
+        self.tails = _kernel.TailBuffer, PythonTailBuffer
+
+    def number(self) -> object:
+        rng = self.rng
+        return rng.choice(
+            [
+                rng.randint(-2, 9),
+                rng.randint(-(2**66), 2**66),
+                (1 << rng.randint(0, 66)) + rng.randint(-2, 2),
+                -(1 << rng.randint(0, 66)),
+                rng.choice([None, 1.5, "7", True]),
+            ]
+        )
+
+    def value(self) -> object:
+        rng = self.rng
+        data = rng.randbytes(rng.choice([0, 1, 7, 8, 9, rng.randint(0, 900)]))
+        if rng.random() < 0.9:
+            return data
+        return rng.choice(
+            [bytearray(data), memoryview(data), memoryview(data)[::2], BytesSubclass(data), "x", 5]
+        )
+
+    def values(self) -> object:
+        rng = self.rng
+        if rng.random() < 0.02:
+            return rng.choice([None, 5, "x", b"xy", ()])
+        if rng.random() < 0.5:
+            return [rng.randbytes(rng.randint(0, 30)) for _ in range(rng.randint(0, 20))]
+        return [self.value() for _ in range(rng.randint(0, 6))]
+
+    def same(self, name: str, *args: object) -> None:
+        found = self.outcome(getattr(self.kernel, name), *args)
+        expected = self.outcome(getattr(self.spec, name), *args)
+        assert found == expected, (name, args, found, expected)
+
+    def outcome(self, function: object, *args: object) -> object:
+        try:
+            found = function(*args)  # type: ignore[operator]
+        except Exception as error:
+            return type(error), str(error)
+        if isinstance(found, memoryview):
+            return found.tolist()
+        if type(found) is tuple:
+            return tuple(bytes(x) if isinstance(x, memoryview) else x for x in found)
+        return found
+
+    def split(self) -> None:
+        rng = self.rng
+        items = [rng.randbytes(rng.randint(0, 9)) for _ in range(rng.randint(0, 6))]
+        offsets = [0]
+        for item in items:
+            offsets.append(offsets[-1] + len(item))
+        if rng.random() < 0.6:
+            place = rng.randrange(len(offsets))
+            offsets[place] = rng.choice(
+                [rng.randint(-(2**31), 2**31 - 1), rng.randint(-3, 60), 2**31 - 1, -(2**31)]
+            )
+        before = rng.randint(0, 9)
+        data = bytes(before) + struct.pack(f"<{len(offsets)}i", *offsets) + b"".join(items)
+        if rng.random() < 0.3:
+            data = data[: rng.randint(0, len(data))]
+        args = [before, len(items), before + 4 * len(offsets)]
+        if rng.random() < 0.4:
+            args[rng.randrange(3)] = self.number()
+        # An exact allocation, so that the sanitizer sees one byte too many.
+        dress = rng.choice([bytes, bytearray, memoryview, BytesSubclass])
+        self.same("split_column", dress(data), *args)
+
+    def records(self) -> None:
+        rng = self.rng
+        values = self.values()
+        size = len(values) if isinstance(values, list) else 2
+        if rng.random() < 0.2:
+            size = rng.randint(0, 7)
+        times = rng.choice(
+            [
+                self.number(),
+                [rng.randint(-(2**63), 2**63 - 1) for _ in range(size)],
+                memoryview(rng.randbytes(8 * size)).cast("q"),
+                memoryview(rng.randbytes(4 * size)).cast("i"),
+            ]
+        )
+        keys = rng.choice([None, [rng.choice([None, b"k"]) for _ in range(size)], (), 3])
+        kind = rng.choice([self.record_type] * 8 + [tuple, list, int, None])
+        base = rng.choice([5, self.number()])
+        self.same("make_records", kind, base, times, keys, values)
+
+    def tail(self) -> None:
+        rng = self.rng
+        size = rng.choice([4096, 4096 + rng.randint(0, 400), 4096 + rng.randint(0, 9000)])
+        memories, buffers = [], []
+        for kind in self.tails:
+            memory = bytearray(size)
+            bell = memoryview(bytearray(4)).cast("I")
+            buffers.append(
+                kind(memoryview(memory), 7, threading.Lock(), self.slow, bell, lambda: None)
+            )
+            memories.append(memory)
+        for buffer in buffers:
+            buffer.is_open = True
+        for _ in range(rng.randint(1, 12)):
+            what = rng.random()
+            value = self.value()
+            if what < 0.7:
+                found = [self.outcome(buffer.append, value) for buffer in buffers]
+            elif what < 0.8:
+                found = [self.outcome(lambda b=b, v=value: b.append(v, key=b"k")) for b in buffers]
+            elif what < 0.85:
+                position = rng.randint(0, size + 20)
+                for buffer in buffers:
+                    buffer.position = position
+                continue
+            elif what < 0.88:
+                limit = rng.choice([rng.randint(0, size), size])
+                for buffer in buffers:
+                    buffer.limit = limit
+                continue
+            elif what < 0.9:
+                for buffer in buffers:
+                    buffer.restart()
+                continue
+            else:
+                frame = rng.randbytes(rng.randint(8, 100))
+                if buffers[0].has_room(len(frame)):
+                    for buffer in buffers:
+                        buffer.store(frame)
+                continue
+            assert found[0] == found[1], (value, found)
+        first, second = buffers
+        if rng.random() < 0.2:
+            first.release()
+            assert first.append(b"x") == -1
+        assert first.values == second.values
+        assert first.position == second.position
+        assert first.next_offset == second.next_offset
+
+    @staticmethod
+    def slow(value: object, **keywords: object) -> int:
+        return -1
+
+    def step(self) -> None:
+        what = self.rng.randrange(8)
+        if what < 2:
+            self.split()
+        elif what == 2:
+            self.records()
+        elif what == 3:
+            self.tail()
+        elif what == 4:
+            self.same("join_column", self.values())
+        elif what < 7:
+            self.body(self.values())
+        else:
+            self.measure(self.values())
+
+    def body(self, values: object) -> None:
+        rng = self.rng
+        size = len(values) if isinstance(values, list) else 2
+        places = rng.choice([(0, size), (1, size), (0, size + 1), (self.number(), self.number())])
+        times = [rng.randint(-(2**63), 2**63 - 1) for _ in range(size)]
+        some = [self.number(), times, [7] * size, [self.number()], [3, 1], tuple(times)]
+        self.same("join_body", values, *places, rng.choice(some))
+
+    def measure(self, values: object) -> None:
+        found = self.outcome(self.kernel.measure, values)
+        assert found == self.outcome(self.spec.measure, values), values
+
+
+def fuzz(seed: int, seconds: float) -> None:
+    fuzz = Fuzz(random.Random(seed))
+    assert "segstore/_kernel" in fuzz.kernel.__file__
+    end = time.monotonic() + seconds
+    count = 0
+    while time.monotonic() < end:
+        for _ in range(200):
+            fuzz.step()
+        count += 200
+    print(f"{count} calls, no difference and nothing for the sanitizers")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        fuzz(options.seed, options.seconds)
+        return 0
+    print(f"seed {options.seed}", flush=True)
+    with tempfile.TemporaryDirectory() as directory:
+        build(directory)
+        return run_child(directory, options.seed, options.seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

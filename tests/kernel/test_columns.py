@@ -1,0 +1,249 @@
+"""The C loops against their specification: equal results and equal errors, for any input."""
+
+from __future__ import annotations
+
+import array
+import gc
+import sys
+import weakref
+from typing import NamedTuple
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from segstore.format import columns as spec
+from segstore.format.frame import Record
+from tests.kernel import strategies as some
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+
+
+class ThreeFields(NamedTuple):
+    a: int
+    b: int
+    c: int
+
+
+class WithDict(Record):
+    pass
+
+
+def outcome(function, *args):
+    """What a call gave: its value in plain types, or the error's type and text."""
+    try:
+        return plain(function(*args))
+    except Exception as error:
+        return type(error), str(error)
+
+
+def plain(found):
+    if isinstance(found, memoryview) and found.format != "B":
+        return found.tolist()
+    if isinstance(found, memoryview):
+        return bytes(found)
+    if isinstance(found, tuple) and type(found) is tuple:
+        return tuple(map(plain, found))
+    if isinstance(found, list):
+        return [(type(item), item) for item in found]
+    return found
+
+
+def same(compiled, name, *args):
+    expected = outcome(getattr(spec, name), *args)
+    assert outcome(getattr(compiled, name), *args) == expected
+    return expected
+
+
+@given(values=some.values)
+@example(values=[])
+@example(values=[b""] * 3)
+def test_join_column_is_the_same(compiled, values):
+    same(compiled, "join_column", values)
+
+
+@given(column=some.columns())
+@settings(max_examples=600)
+@example(column=(b"", 0, 0, 0))
+@example(column=(bytes(4), 0, 0, 4))
+@example(column=(bytes(8), 0, 2**61, 8))
+@example(column=(bytes(8), 2**63 - 1, 1, 8))
+def test_split_column_is_the_same(compiled, column):
+    same(compiled, "split_column", *column)
+
+
+@given(values=st.lists(st.binary(max_size=300), max_size=50), before=st.binary(max_size=9))
+def test_a_joined_column_splits_into_its_values(compiled, values, before):
+    offsets, data = compiled.join_column(values)
+    whole = before + bytes(offsets) + data
+    position = len(before) + len(offsets)
+    assert compiled.split_column(whole, len(before), len(values), position) == values
+
+
+@given(
+    base=st.integers(0, 2**63 - 60) | some.numbers,
+    values=st.lists(st.binary(max_size=5), max_size=20) | some.values,
+    data=st.data(),
+)
+@settings(max_examples=400)
+def test_make_records_is_the_same(compiled, base, values, data):
+    size = len(values) if hasattr(values, "__len__") else 3
+    sizes = st.just(size) | st.integers(0, 6)
+    times = data.draw(
+        some.numbers
+        | sizes.flatmap(lambda n: st.lists(INT64, min_size=n, max_size=n))
+        | sizes.flatmap(lambda n: st.lists(INT64, min_size=n, max_size=n)).map(
+            lambda them: memoryview(array.array("q", them))
+        )
+        | sizes.map(lambda n: memoryview(array.array("I", range(n))))
+        | sizes.map(lambda n: array.array("d", [1.0] * n))
+    )
+    keys = data.draw(
+        st.none()
+        | sizes.flatmap(
+            lambda n: st.lists(st.none() | st.binary(max_size=4), min_size=n, max_size=n)
+        )
+        | st.sampled_from([[], (), (b"k",), 5])
+    )
+    kind = data.draw(
+        st.sampled_from([Record] * 6 + [ThreeFields, WithDict, tuple, list, None, bytes])
+    )
+    same(compiled, "make_records", kind, base, times, keys, values)
+
+
+@given(values=some.values)
+@example(values=[])
+def test_measure_is_the_same(compiled, values):
+    def measured(function):
+        ends = function(values)
+        return None if ends is None else list(ends)
+
+    expected = outcome(measured, spec.measure)
+    assert outcome(measured, compiled.measure) == expected
+
+
+@given(
+    values=some.values,
+    places=st.tuples(st.integers(0, 4), st.integers(0, 32)) | st.tuples(some.numbers, some.numbers),
+    timestamps=INT64
+    | st.lists(INT64, max_size=40)
+    | st.lists(some.numbers, max_size=5)
+    | some.numbers,
+)
+@settings(max_examples=600)
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[1, 2])
+@example(values=[b"a", b"bc", b""], places=(1, 3), timestamps=[1, 2, 2])
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=(1, 2))
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=memoryview(array.array("q", [3, 1])))
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[2**63, 1])
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[1])
+def test_join_body_is_the_same(compiled, values, places, timestamps):
+    same(compiled, "join_body", values, *places, timestamps)
+
+
+@given(
+    values=st.lists(st.binary(max_size=300), min_size=1, max_size=50),
+    data=st.data(),
+)
+def test_a_joined_body_splits_into_its_values(compiled, values, data):
+    times = data.draw(INT64 | st.lists(INT64, min_size=len(values), max_size=len(values)))
+    lowest, highest, body = same(compiled, "join_body", values, 0, len(values), times)
+    position = (4 * (len(values) + 1) + 7) // 8 * 8
+    if lowest != highest:
+        column = memoryview(body)[position : position + 8 * len(values)].cast("q")
+        assert column.tolist() == times
+        position += 8 * len(values)
+    assert compiled.split_column(body, 0, len(values), position) == values
+    assert len(body) % 8 == 0
+
+
+def test_a_record_is_a_record_in_every_way(compiled):
+    (record,) = compiled.make_records(Record, 3, 4, [b"k"], [b"v"])
+    assert type(record) is Record
+    assert record == Record(3, 4, b"k", b"v")
+    assert hash(record) == hash(Record(3, 4, b"k", b"v"))
+    assert record._replace(value=b"w").value == b"w"
+    assert record._asdict() == {"offset": 3, "timestamp": 4, "key": b"k", "value": b"v"}
+
+
+def test_a_record_of_plain_items_costs_the_collector_nothing(compiled):
+    (record,) = compiled.make_records(Record, 3, 4, None, [b"v"])
+    assert not gc.is_tracked(record)
+
+
+def test_a_record_that_could_be_in_a_cycle_is_tracked_and_collected(compiled):
+    class Value:
+        pass
+
+    value = Value()
+    value.record = compiled.make_records(Record, 3, 4, None, [value])[0]
+    assert gc.is_tracked(value.record)
+    alive = []
+    weakref.finalize(value, alive.append, "collected")
+    del value
+    gc.collect()
+    assert alive == ["collected"]
+
+
+def test_a_list_that_shrinks_under_the_collector_is_no_harm(compiled):
+    """The collector may run anything at an allocation, so also code that empties the list."""
+    values = [b"%d" % n for n in range(3000)]
+    keys = list(values)
+
+    class Node:
+        def __del__(self):
+            del values[100:]
+
+    threshold = gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        for _ in range(20):
+            node = Node()
+            node.me = node
+            del node
+            size = len(values)
+            try:
+                records = compiled.make_records(Record, 0, 1, keys[:size], values)
+            except ValueError:
+                continue
+            assert [record.value for record in records] == keys[: len(records)]
+    finally:
+        gc.set_threshold(*threshold)
+
+
+@pytest.mark.parametrize("name", ["split_column", "make_records", "join_body"])
+def test_a_wrong_number_of_arguments_is_a_type_error(compiled, name):
+    with pytest.raises(TypeError, match="positional arguments"):
+        getattr(compiled, name)(b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("join_column", ([b"some value", b"other"],)),
+        ("join_column", ([b"some value", "text"],)),
+        ("split_column", (bytes(4) + b"\3\0\0\0" + b"abc", 0, 1, 8)),
+        ("split_column", (bytes(4) + b"\4\0\0\0" + b"abc", 0, 1, 8)),
+        ("make_records", (Record, 1 << 40, 1 << 50, [b"key one"], [b"value one"])),
+        ("make_records", (Record, 1 << 40, [1 << 50], None, [b"value one"])),
+        ("make_records", (Record, 1 << 40, [1 << 50, 2], None, [b"value one"])),
+        ("join_body", ([b"some value", b"other"], 0, 2, 1 << 50)),
+        ("join_body", ([b"some value", b"other"], 0, 2, [1 << 50, 1 << 51])),
+        ("join_body", ([b"some value", b"other"], 0, 2, [1 << 50, 1 << 64])),
+        ("join_body", ([b"some value", "text"], 0, 2, 1 << 50)),
+        ("measure", ([b"some value", b"other"],)),
+        ("measure", ([b"some value", "text"],)),
+    ],
+)
+def test_no_reference_is_kept_or_dropped(compiled, name, args):
+    function = getattr(compiled, name)
+    items = [item for arg in args if isinstance(arg, list) for item in arg]
+    parts = [part for part in [*args, *items] if part is not None]
+    for _ in range(3000):  # fills the free lists of the interpreter
+        outcome(function, *args)
+    before = [sys.getrefcount(part) for part in parts]
+    blocks = sys.getallocatedblocks()
+    for _ in range(3000):
+        outcome(function, *args)
+    assert sys.getallocatedblocks() - blocks < 200
+    assert [sys.getrefcount(part) for part in parts] == before

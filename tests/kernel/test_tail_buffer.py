@@ -1,0 +1,434 @@
+"""The C append against its specification: the same frames, the same lists, the same refusals."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import sys
+import threading
+import time
+import weakref
+from itertools import chain
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segstore.format import checksum
+from segstore.format.frame import RecordBatch, decode_frame, encode_frame
+from segstore.segment import tail
+from segstore.segment.tail import FRAMES_POSITION, PythonTailBuffer
+from tests.kernel import strategies as some
+
+TAG = 0xDEADBEEF
+TAIL_BYTES = FRAMES_POSITION + 2048
+
+
+class Slow:
+    """Stands where `LogWriter.append` does, and tells what it was called with."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, *args, **keywords):
+        self.calls.append((args, keywords))
+        return -1 - len(self.calls)
+
+
+class Rig:
+    def __init__(self, kind, size=TAIL_BYTES):
+        self.memory = bytearray(size)
+        self.bell = bytearray(4)
+        self.rings = []
+        self.slow = Slow()
+        self.buffer = kind(
+            memoryview(self.memory),
+            TAG,
+            threading.Lock(),
+            self.slow,
+            memoryview(self.bell).cast("I"),
+            lambda: self.rings.append(self.buffer.next_offset),
+        )
+        self.buffer.is_open = True
+
+    def frames(self):
+        """(base offset, values, header but for the times) of every frame, each checked."""
+        found, at = [], FRAMES_POSITION
+        while at < self.buffer.position:
+            batch = decode_frame(memoryview(bytes(self.memory)), at, TAG)
+            assert isinstance(batch, RecordBatch), batch
+            header = batch.header
+            again = encode_frame(
+                header.base_offset,
+                batch.values(),
+                header.min_timestamp,
+                None,
+                append_time=header.append_time,
+                log_tag=TAG,
+                durable_offset=header.durable_offset,
+            ).to_bytes()
+            assert self.memory[at : at + len(again)] == again
+            found.append((batch.values(), header._replace(crc=0, min_timestamp=0, max_timestamp=0)))
+            at += len(again)
+        assert not any(self.memory[:FRAMES_POSITION])
+        return found
+
+    def state(self):
+        buffer = self.buffer
+        plain = ("is_open", "next_offset", "position", "limit", "append_time", "durable_offset")
+        state = {name: getattr(buffer, name) for name in plain}
+        return state, list(buffer.values), len(buffer.timestamps)
+
+
+@pytest.fixture(params=["c", "python"])
+def kind(request):
+    if request.param == "python":
+        return PythonTailBuffer
+    return request.getfixturevalue("compiled").TailBuffer
+
+
+STORED = encode_frame(5, [b"stored"], 1, None, append_time=2, log_tag=TAG, durable_offset=0)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.binary(max_size=200)),
+        st.tuples(st.just("append"), some.odd_values),
+        st.tuples(st.just("append"), st.integers(1800, 2100).map(bytes)),
+        st.tuples(
+            st.just("keyed"),
+            st.binary(max_size=9),
+            st.dictionaries(
+                st.sampled_from(["key", "timestamp", "durability"]),
+                st.sampled_from([None, b"k", 7, "durable"]),
+            ),
+        ),
+        st.tuples(st.just("open"), st.booleans()),
+        st.tuples(st.just("set"), st.integers(0, 2**50), st.integers(0, 2**50), some.numbers),
+        st.tuples(st.just("room"), some.numbers),
+        st.tuples(st.just("limit"), st.integers(FRAMES_POSITION, TAIL_BYTES)),
+        st.tuples(st.just("store")),
+        st.tuples(st.just("restart")),
+        st.tuples(st.just("bell"), st.booleans()),
+        st.tuples(
+            st.just("wrong"), st.sampled_from([((), {}), ((b"", b""), {}), ((b"",), {"x": 1})])
+        ),
+    ),
+    max_size=30,
+)
+
+
+def run(rig, step):
+    buffer = rig.buffer
+    name, *args = step
+    if name == "append":
+        return buffer.append(args[0])
+    if name == "keyed":
+        return buffer.append(args[0], **args[1])
+    if name == "open":
+        buffer.is_open = args[0]
+    elif name == "set":
+        buffer.append_time, buffer.durable_offset = args[0], args[1]
+    elif name == "limit":
+        buffer.limit = args[0]
+    elif name == "room":
+        return buffer.has_room(args[0])
+    elif name == "store" and buffer.has_room(STORED.size_bytes):
+        buffer.store(STORED.to_bytes())
+    elif name == "restart":
+        buffer.restart()
+    elif name == "bell":
+        rig.bell[:] = bytes([args[0], 0, 0, 0])
+    elif name == "wrong":
+        return buffer.append(*args[0][0], **args[0][1])
+    return None
+
+
+def outcome(rig, step):
+    try:
+        return run(rig, step)
+    except (TypeError, ValueError, OverflowError) as error:
+        return type(error)
+
+
+@given(steps=steps)
+@settings(max_examples=300, deadline=None)
+def test_every_course_of_events_is_the_same(compiled, steps):
+    rigs = Rig(compiled.TailBuffer), Rig(PythonTailBuffer)
+    for step in steps:
+        if step[0] == "room" and isinstance(step[1], float | str | None):
+            continue
+        assert outcome(rigs[0], step) == outcome(rigs[1], step)
+        assert rigs[0].state() == rigs[1].state()
+    assert rigs[0].frames() == rigs[1].frames()
+    assert rigs[0].slow.calls == rigs[1].slow.calls
+    assert rigs[0].rings == rigs[1].rings
+
+
+def test_the_timestamp_is_the_wall_clock(kind):
+    rig = Rig(kind)
+    before = time.time_ns()
+    rig.buffer.append(b"x")
+    assert before <= rig.buffer.timestamps[0] <= time.time_ns()
+    batch = decode_frame(memoryview(bytes(rig.memory)), FRAMES_POSITION, TAG)
+    assert list(batch.timestamps) == rig.buffer.timestamps
+
+
+@given(size=st.integers(0, 40_000))
+@settings(max_examples=100, deadline=None)
+def test_a_value_of_any_size_is_framed_right(compiled, size):
+    rig = Rig(compiled.TailBuffer, FRAMES_POSITION + 40_100)
+    value = (b"0123456789abcdef!" * (size // 17 + 1))[:size]
+    assert rig.buffer.append(value) == 0
+    assert [values for values, _ in rig.frames()] == [[value]]
+
+
+@given(words=st.binary(max_size=400), copies=st.integers(1, 12))
+def test_the_checksum_is_the_same_by_instruction_by_table_and_by_library(compiled, words, copies):
+    data = (words * copies)[: len(words) * copies // 8 * 8]
+    expected = checksum.crc32c(data)
+    assert compiled.crc32c_of(data) == expected
+    assert compiled.crc32c_of(data, portable=True) == expected
+
+
+def test_the_last_byte_of_the_tail_is_used_and_not_one_more(kind):
+    rig = Rig(kind, FRAMES_POSITION + 72 + 16)
+    assert rig.buffer.append(bytes(17)) == -2
+    assert rig.buffer.append(bytes(range(16))) == 0
+    assert rig.buffer.append(b"") == -3
+    assert bytes(rig.memory[-16:]) == bytes(range(16))
+
+
+def test_a_tail_without_room_sends_everything_to_the_slow_way(kind):
+    rig = Rig(kind, FRAMES_POSITION)
+    assert rig.buffer.append(b"") == -2
+    assert rig.buffer.values == []
+
+
+def test_a_bell_that_fails_is_the_callers_error_and_the_record_stands(kind):
+    def ring():
+        raise RuntimeError("no bell")
+
+    memory = bytearray(TAIL_BYTES)
+    bell = memoryview(bytearray(b"\1\0\0\0")).cast("I")
+    buffer = kind(memoryview(memory), TAG, threading.Lock(), Slow(), bell, ring)
+    buffer.is_open = True
+    with pytest.raises(RuntimeError, match="no bell"):
+        buffer.append(b"x")
+    assert buffer.values == [b"x"]
+    assert buffer.next_offset == 1
+
+
+def test_an_error_of_the_slow_way_comes_through(kind):
+    rig = Rig(kind)
+    buffer = kind(
+        memoryview(rig.memory),
+        TAG,
+        threading.Lock(),
+        lambda *args, **keywords: 1 / 0,
+        memoryview(bytes(4)).cast("I"),
+        lambda: None,
+    )
+    with pytest.raises(ZeroDivisionError):
+        buffer.append(b"x")
+
+
+def test_attributes_of_the_wrong_kind_are_refused(compiled):
+    buffer = Rig(compiled.TailBuffer).buffer
+    for name, value, error in [
+        ("position", -1, ValueError),
+        ("position", "1", TypeError),
+        ("limit", -1, ValueError),
+        ("next_offset", -1, OverflowError),
+        ("durable_offset", 2**64, OverflowError),
+        ("append_time", 2**63, OverflowError),
+        ("values", (), TypeError),
+        ("timestamps", None, TypeError),
+    ]:
+        before = getattr(buffer, name)
+        with pytest.raises(error):
+            setattr(buffer, name, value)
+        with pytest.raises(AttributeError):
+            delattr(buffer, name)
+        assert getattr(buffer, name) == before
+
+
+def test_a_limit_behind_the_end_gives_no_room_that_is_not_there(compiled):
+    rig = Rig(compiled.TailBuffer)
+    rig.buffer.limit = 2**62
+    assert not rig.buffer.has_room(TAIL_BYTES - FRAMES_POSITION + 1)
+    assert rig.buffer.append(bytes(TAIL_BYTES)) < 0
+
+
+def test_a_limit_before_the_end_is_kept(kind):
+    rig = Rig(kind)
+    rig.buffer.limit = FRAMES_POSITION + 72 + 8
+    assert rig.buffer.append(bytes(9)) < 0
+    assert rig.buffer.append(bytes(8)) == 0
+    assert not rig.buffer.has_room(1)
+
+
+def test_a_released_buffer_lets_its_mapping_close_and_stores_nothing(compiled):
+    rig = Rig(compiled.TailBuffer)
+    rig.buffer.append(b"kept")
+    rig.buffer.release()
+    rig.memory.clear()  # refused while anything looks into it
+    assert not rig.buffer.is_open
+    rig.buffer.is_open = True
+    assert rig.buffer.append(b"x") < 0
+    with pytest.raises(ValueError, match="does not fit"):
+        rig.buffer.store(STORED.to_bytes())
+    rig.buffer.release()
+
+
+def test_a_position_behind_the_end_leaves_no_room(kind):
+    buffer = Rig(kind).buffer
+    for position in (TAIL_BYTES, TAIL_BYTES + 1, 2**62):
+        buffer.position = position
+        assert not buffer.has_room(1)
+        assert buffer.append(b"x") < 0
+
+
+def test_a_frame_that_does_not_fit_is_refused(kind):
+    rig = Rig(kind, FRAMES_POSITION + 8)
+    with pytest.raises(ValueError, match=r".*"):
+        rig.buffer.store(STORED.to_bytes())
+    assert rig.buffer.position == FRAMES_POSITION
+
+
+@pytest.mark.parametrize(
+    ("view", "tag", "bell", "error"),
+    [
+        (memoryview(bytes(8192)), 1, memoryview(bytes(4)).cast("I"), BufferError),
+        (memoryview(bytearray(8192)).cast("I"), 1, memoryview(bytes(4)).cast("I"), ValueError),
+        (memoryview(bytearray(8192))[::2], 1, memoryview(bytes(4)).cast("I"), BufferError),
+        (memoryview(bytearray(8192)), 2**32, memoryview(bytes(4)).cast("I"), OverflowError),
+        (memoryview(bytearray(8192)), -1, memoryview(bytes(4)).cast("I"), OverflowError),
+        (memoryview(bytearray(8192)), 1, memoryview(bytes(4)), ValueError),
+        (memoryview(bytearray(8192)), 1, memoryview(b"").cast("I"), ValueError),
+        (5, 1, memoryview(bytes(4)).cast("I"), TypeError),
+    ],
+)
+def test_a_constructor_that_can_not_hold_is_refused(compiled, view, tag, bell, error):
+    with pytest.raises(error):
+        compiled.TailBuffer(view, tag, None, Slow(), bell, lambda: None)
+
+
+def in_a_cycle(compiled, memory):
+    """A weak reference to the owner of a buffer that refers back to it, with all its views."""
+
+    class Owner:
+        def append(self, value, **keywords):
+            return 0
+
+    owner = Owner()
+    owner.view = memoryview(memory)
+    owner.bell = memoryview(bytearray(8))[4:].cast("I")
+    owner.buffer = compiled.TailBuffer(
+        owner.view, TAG, None, owner.append, owner.bell, owner.append
+    )
+    return weakref.ref(owner)
+
+
+def test_a_buffer_in_a_cycle_is_collected_and_lets_go_of_its_memory(compiled):
+    for _ in range(50):
+        memory = bytearray(TAIL_BYTES)
+        owner = in_a_cycle(compiled, memory)
+        gc.collect()
+        assert owner() is None
+        memory.clear()  # refused while anything looks into it
+
+
+def test_a_buffer_over_a_mapping_in_a_cycle_is_collected(compiled):
+    for _ in range(50):
+        mapping = mmap.mmap(-1, TAIL_BYTES)
+        owner = in_a_cycle(compiled, mapping)
+        gc.collect()
+        assert owner() is None
+        mapping.close()
+
+
+def test_memory_does_not_go_while_the_buffer_may_store_into_it(compiled):
+    rig = Rig(compiled.TailBuffer)
+    with pytest.raises(BufferError):
+        rig.memory.clear()
+
+
+def test_no_reference_is_kept_or_dropped(compiled):
+    rig = Rig(compiled.TailBuffer, FRAMES_POSITION + 200_000)
+    buffer, value = rig.buffer, b"a value of its own"
+    parts = [value, None, rig.slow]
+    before = [sys.getrefcount(part) for part in parts]
+    blocks = sys.getallocatedblocks()
+    for _ in range(20):
+        for _ in range(1000):
+            buffer.append(value)
+        for _ in range(100):
+            buffer.append(value, key=b"key")
+            buffer.append(value, key=None)
+            with pytest.raises(TypeError):
+                buffer.append(value, nothing=1)
+        rig.slow.calls.clear()
+        buffer.restart()
+    gc.collect()
+    after = [sys.getrefcount(part) for part in parts]
+    assert after[0] == before[0]
+    assert abs(after[1] - before[1]) < 50
+    assert after[2] == before[2]
+    assert sys.getallocatedblocks() - blocks < 1000
+
+
+def test_threads_that_append_and_close_the_gate_lose_nothing(compiled):
+    """What `LogWriter` does: who holds the lock shuts the gate first, and the rest goes slowly."""
+    memory = memoryview(bytearray(1 << 20))
+    lock = threading.Lock()
+
+    def slowly(value, **keywords):
+        with lock:
+            buffer.is_open = False
+            try:
+                offset = buffer.next_offset
+                frame = encode_frame(
+                    offset, [value], 1, None, append_time=1, log_tag=TAG, durable_offset=0
+                )
+                buffer.store(frame.to_bytes())
+                buffer.values += [value]
+                buffer.timestamps += [1]
+                buffer.next_offset = offset + 1
+                return offset
+            finally:
+                buffer.is_open = True
+
+    bell = memoryview(bytes(4)).cast("I")
+    buffer = compiled.TailBuffer(memory, TAG, lock, slowly, bell, lambda: None)
+    buffer.is_open = True
+    given_out = [[] for _ in range(4)]
+
+    def work(number):
+        for turn in range(2000):
+            key = b"k" if turn % 3 == 0 else None
+            given_out[number].append(buffer.append(b"%d" % number, key=key))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert sorted(chain.from_iterable(given_out)) == list(range(8000))
+    at = FRAMES_POSITION
+    for offset, value in enumerate(buffer.values):
+        batch = decode_frame(memory, at, TAG)
+        assert (batch.base_offset, batch.values()) == (offset, [value])
+        assert offset in given_out[int(value)]
+        at += 64 + batch.header.body_bytes
+
+
+def test_the_one_in_use_is_what_the_provider_says():
+    from segstore.format import kernel
+
+    expected = "python" if tail.TailBuffer is PythonTailBuffer else "c"
+    provider = kernel.PROVIDER
+    assert provider == expected
