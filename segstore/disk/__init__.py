@@ -1,0 +1,20 @@
+"""Bytes to the device and back: the only user of `os`, `mmap` and `fcntl`.
+
+`base` is the seam, `real` the operating system. Whatever stands above takes a `Disk` and works the
+same on one that fails or forgets (`segstore.testing`).
+"""
+
+from segstore.disk.anew import open_anew
+from segstore.disk.base import Disk, File, LockHeldError, Mapping
+from segstore.disk.real import OsDisk, publish_directory, remove_directory
+
+__all__ = [
+    "Disk",
+    "File",
+    "LockHeldError",
+    "Mapping",
+    "OsDisk",
+    "open_anew",
+    "publish_directory",
+    "remove_directory",
+]

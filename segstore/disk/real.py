@@ -1,0 +1,265 @@
+"""The operating system as a disk.
+
+Files are 0600 and directories 0700 whatever the umask. Data files are opened without following
+links and must be regular: a FIFO would block for ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from segstore.disk.base import Disk, LockHeldError
+from segstore.disk.futex import Futex
+from segstore.format.buffers import Buffer
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+
+_IOV_MAX = 1024
+_LOCK_NOTE_BYTES_MAX = 200
+# Without a futex a waiter looks this often: about 1 % of a core.
+_POLL_S = 0.002
+
+
+class OsMapping:
+    """A shared mapping of a file."""
+
+    def __init__(self, descriptor: int, size_bytes: int, *, write: bool) -> None:
+        access = mmap.ACCESS_WRITE if write else mmap.ACCESS_READ
+        self._map = mmap.mmap(descriptor, size_bytes, access=access)
+        self.view = memoryview(self._map)
+        self._is_writable = write
+        self._futex_made: Futex | None = None
+
+    def sync(self) -> None:
+        """msync; the file still needs its own sync for its size and blocks."""
+        self._map.flush()
+
+    def wait(self, at: int, value: int, timeout_s: float) -> None:
+        """By futex where the system has it and the mapping is writable, else by sleeping."""
+        if self._futex is None:
+            time.sleep(min(timeout_s, _POLL_S))
+        else:
+            self._futex.wait(at, value, timeout_s)
+
+    def wake(self, at: int) -> None:
+        """By futex where the system has it."""
+        if self._futex is not None:
+            self._futex.wake(at)
+
+    @property
+    def _futex(self) -> Futex | None:
+        if self._futex_made is None and self._is_writable:
+            self._futex_made = Futex.of(self.view)
+        return self._futex_made
+
+    def close(self) -> None:
+        """Unmap, or leave that to the collector while a column view is still in use."""
+        self._futex_made = None
+        try:
+            self.view.release()
+            self._map.close()
+        except BufferError:
+            pass
+
+
+class OsFile:
+    """An open regular file."""
+
+    def __init__(self, descriptor: int, name: str, *, write: bool) -> None:
+        self._descriptor = descriptor
+        self._is_writable = write
+        self.name = name
+
+    def read(self, size_bytes: int, position: int) -> bytes:
+        """pread, repeated until all is there or the file ends."""
+        data = os.pread(self._descriptor, size_bytes, position)
+        if len(data) == size_bytes or not data:
+            return data
+        pieces = [data]
+        missing = size_bytes - len(data)
+        while missing and (
+            data := os.pread(self._descriptor, missing, position + size_bytes - missing)
+        ):
+            pieces.append(data)
+            missing -= len(data)
+        return b"".join(pieces)
+
+    def write(self, parts: Sequence[Buffer], position: int) -> None:
+        """pwritev, repeated until all is written: a full disk takes a part and says nothing."""
+        if len(parts) <= _IOV_MAX:
+            written = os.pwritev(self._descriptor, parts, position)
+            if written == sum(map(len, parts)):
+                return
+        else:
+            written = 0
+        rest = memoryview(b"".join(parts))[written:]
+        position += written
+        while rest:
+            written = os.pwrite(self._descriptor, rest, position)
+            if written == 0:
+                raise OSError(errno.EIO, "a write took no bytes", self.name)
+            rest = rest[written:]
+            position += written
+
+    def size(self) -> int:
+        """By fstat."""
+        return os.fstat(self._descriptor).st_size
+
+    def truncate(self, size_bytes: int) -> None:
+        """Ftruncate."""
+        os.ftruncate(self._descriptor, size_bytes)
+
+    def allocate(self, size_bytes: int) -> None:
+        """posix_fallocate, undone when it fails: ext4 leaves the file grown (56 of 210 MB)."""
+        before = self.size()
+        try:
+            os.posix_fallocate(self._descriptor, 0, size_bytes)
+        except OSError:
+            os.ftruncate(self._descriptor, before)
+            raise
+
+    def sync(self, *, data_only: bool = False) -> None:
+        """Fdatasync (which covers the size that reading needs) or fsync."""
+        (os.fdatasync if data_only else os.fsync)(self._descriptor)
+
+    def map(self, size_bytes: int) -> OsMapping:
+        """A shared mapping, writable as the file is."""
+        if size_bytes > self.size():  # an access behind the end is SIGBUS, which Python can't catch
+            raise OSError(errno.EINVAL, "the file is shorter than its mapping", self.name)
+        return OsMapping(self._descriptor, size_bytes, write=self._is_writable)
+
+    def lock(self) -> None:
+        """flock, because it also refuses a second open in the same process, which lockf does not.
+
+        A forked child shares it and has to let go by closing the descriptor.
+        """
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            note = os.pread(self._descriptor, _LOCK_NOTE_BYTES_MAX, 0)
+            holder = note.decode("ascii", "replace").strip()
+            raise LockHeldError(holder if holder.isprintable() and holder else "a writer") from None
+
+    def close(self) -> None:
+        """Close once.
+
+        Files that several threads read are never closed but dropped: a descriptor number closed
+        under a running pread may already name another file.
+        """
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class OsDisk:
+    """A directory of the file system."""
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
+        """Open the directory at `path`; `create` makes it, and fsyncs its parent, if needed."""
+        self.path = os.fspath(path)
+        if create and not os.path.isdir(self.path):
+            _make_directories(os.path.abspath(self.path))
+        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def names(self) -> list[str]:
+        """By listdir."""
+        return os.listdir(self._descriptor)
+
+    def size_of(self, name: str) -> int | None:
+        """By lstat."""
+        try:
+            found = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def open(self, name: str, *, write: bool = False, create: bool = False) -> OsFile:
+        """Openat with O_NOFOLLOW, and O_NONBLOCK until it is known to be a regular file."""
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        if create:
+            flags |= os.O_CREAT | os.O_EXCL
+        descriptor = os.open(name, flags, FILE_MODE, dir_fd=self._descriptor)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", name)
+            if create:
+                os.fchmod(descriptor, FILE_MODE)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return OsFile(descriptor, name, write=write)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Renameat."""
+        os.rename(name, new_name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+
+    def link(self, name: str, target: Disk) -> bool:
+        """A hard link; False for another file system, or one without links."""
+        if not isinstance(target, OsDisk):
+            return False
+        try:
+            os.link(name, name, src_dir_fd=self._descriptor, dst_dir_fd=target._descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+                raise
+            return False
+        return True
+
+    def unlink(self, name: str) -> None:
+        """Unlinkat."""
+        os.unlink(name, dir_fd=self._descriptor)
+
+    def sync_directory(self) -> None:
+        """Fsync of the directory."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close once."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def publish_directory(path: str, new_path: str) -> None:
+    """Give a finished directory its name, durably."""
+    os.rename(path, new_path)
+    _sync_path(os.path.dirname(os.path.abspath(new_path)))
+
+
+def remove_directory(path: str) -> None:
+    """Remove an empty directory; one that is not is left."""
+    with suppress(OSError):
+        os.rmdir(path)
+
+
+def _sync_path(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_directories(path: str) -> None:
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        _make_directories(parent)
+    try:
+        os.mkdir(path, DIRECTORY_MODE)
+    except FileExistsError:
+        return
+    os.chmod(path, DIRECTORY_MODE)
+    _sync_path(parent)
