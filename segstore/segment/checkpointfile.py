@@ -1,0 +1,179 @@
+"""A checkpoint file: one number on disk, moved durably and in place."""
+
+from __future__ import annotations
+
+from segstore.disk import Disk, File, LockHeldError, open_anew
+from segstore.format.checkpoint import (
+    CHECKPOINT_BYTES,
+    SLOT_BYTES,
+    Checkpoint,
+    decode_slots,
+    encode_slot,
+    slot_position,
+)
+from segstore.format.fileheader import (
+    FILE_HEADER_BYTES,
+    FileHeader,
+    decode_file_header,
+    encode_file_header,
+)
+from segstore.format.names import temporary
+
+
+class CheckpointFile:
+    """An open checkpoint file.
+
+    Attributes:
+        current: what it holds.
+        log_id: the log it belongs to.
+    """
+
+    def __init__(self, file: File, header: FileHeader, current: Checkpoint) -> None:
+        self._file = file
+        self.log_id = header.log_id
+        self.current = current
+
+    @classmethod
+    def open(cls, disk: Disk, name: str, kind: bytes, *, write: bool) -> CheckpointFile | None:
+        """The file of that name, or None where there is no intact one.
+
+        Raises:
+            OSError: it can't be read.
+            UnsupportedFormatError: it is of a later format version.
+        """
+        if disk.size_of(name) is None:
+            return None
+        file = disk.open(name, write=write)
+        data = file.read(CHECKPOINT_BYTES, 0)
+        header = decode_file_header(data[:FILE_HEADER_BYTES], kind)
+        current = decode_slots(data)
+        if header is None or current is None:
+            file.close()
+            return None
+        return cls(file, header, current)
+
+    @classmethod
+    def create(cls, disk: Disk, name: str, header: FileHeader, value: int) -> CheckpointFile:
+        """A new file in place of any other, durably.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        aside = temporary(name)
+        file = open_anew(disk, aside)
+        try:
+            first = Checkpoint(1, value, header.created)
+            file.allocate(CHECKPOINT_BYTES)
+            file.write([encode_file_header(header)], 0)
+            file.write([encode_slot(first)], slot_position(first.sequence))
+            file.sync()
+        except OSError:
+            file.close()
+            disk.unlink(aside)
+            raise
+        disk.rename(aside, name)
+        disk.sync_directory()
+        return cls(file, header, first)
+
+    @classmethod
+    def take(cls, disk: Disk, name: str, header: FileHeader, value: int) -> CheckpointFile | None:
+        """The file of that name, locked, made with `value` if it is new; None if it is damaged.
+
+        It is made under its own name and under its lock, never put in place of another: whoever
+        holds the lock of a file that lost its name would hold nothing.
+
+        Raises:
+            LockHeldError: somebody else holds it.
+            OSError: it can't be made, written or read.
+        """
+        while True:
+            try:
+                file = disk.open(name, write=True, create=True)
+            except FileExistsError:
+                try:
+                    file = disk.open(name, write=True)
+                except FileNotFoundError:
+                    continue
+            try:
+                file.lock()
+                if not _has_lock_of(disk, name):
+                    file.close()
+                    continue
+                if file.size() < CHECKPOINT_BYTES:  # new, or whoever made it did not get far
+                    first = Checkpoint(1, value, header.created)
+                    head = encode_file_header(header)
+                    slot_at = slot_position(first.sequence)
+                    zeros = (
+                        bytes(slot_at - len(head)),
+                        bytes(CHECKPOINT_BYTES - slot_at - SLOT_BYTES),
+                    )
+                    file.write([head, zeros[0], encode_slot(first), zeros[1]], 0)
+                    file.sync()
+                    disk.sync_directory()
+                data = file.read(CHECKPOINT_BYTES, 0)
+                found = decode_file_header(data[:FILE_HEADER_BYTES], header.kind)
+                current = decode_slots(data)
+            except BaseException:
+                file.close()
+                raise
+            if found is None or current is None:
+                file.close()
+                return None
+            return cls(file, found, current)
+
+    def reload(self) -> Checkpoint | None:
+        """What the file holds now, as another process may have moved it; None if damaged."""
+        found = decode_slots(self._file.read(CHECKPOINT_BYTES, 0))
+        if found is not None:
+            self.current = found
+        return found
+
+    def move(self, value: int, time: int, *, lost_count: int | None = None) -> None:
+        """Store a value durably; a crash at any moment leaves the old one or the new.
+
+        Raises:
+            OSError: it can't be written or synced.
+        """
+        current = self.current
+        lost = current.lost_count if lost_count is None else lost_count
+        following = Checkpoint(current.sequence + 1, value, time, lost)
+        self._file.write([encode_slot(following)], slot_position(following.sequence))
+        self._file.sync(data_only=True)
+        self.current = following
+
+    def prove(self) -> None:
+        """Store durably what it holds, which an earlier process may have written without a sync.
+
+        Raises:
+            OSError: it can't be written or synced.
+        """
+        current = self.current
+        self._file.write([encode_slot(current)], slot_position(current.sequence))
+        self._file.sync(data_only=True)
+
+    def lock(self) -> None:
+        """Lock the file until it is closed.
+
+        Raises:
+            LockHeldError: somebody else holds it.
+        """
+        self._file.lock()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _has_lock_of(disk: Disk, name: str) -> bool:
+    """Whether the lock that the caller holds is that of the file which has the name now."""
+    try:
+        probe = disk.open(name)
+    except FileNotFoundError:
+        return False
+    try:
+        probe.lock()
+    except LockHeldError:
+        return True
+    finally:
+        probe.close()
+    return False

@@ -1,0 +1,106 @@
+"""The index file of the active segment: allocated, mapped, trimmed when the segment is sealed.
+
+The file is a copy of what `OffsetIndex` holds in memory, for readers in other processes and for
+the next open. It is a hint: whatever it says is checked against the frame it points at, and a
+missing or wrong one is made anew from the data.
+"""
+
+from __future__ import annotations
+
+from segstore.disk import Disk, File, open_anew
+from segstore.format.fileheader import FileHeader, encode_file_header
+from segstore.format.index import (
+    ENTRIES_POSITION,
+    ENTRY_BYTES,
+    OffsetIndex,
+    Stamp,
+    decode_stamp,
+    encode_entry,
+)
+from segstore.format.names import RAW_INDEX_SUFFIX, segment_file
+
+
+class IndexFile:
+    """The mapped index file of an active segment."""
+
+    def __init__(self, file: File, capacity: int) -> None:
+        self._file = file
+        self._mapping = file.map(ENTRIES_POSITION + capacity * ENTRY_BYTES)
+        self.capacity = capacity
+
+    @classmethod
+    def create(cls, disk: Disk, header: FileHeader, capacity: int) -> IndexFile:
+        """A new index file with room for `capacity` entries, in place of any other.
+
+        Raises:
+            OSError: its blocks can't be allocated; nothing is left behind.
+        """
+        name = segment_file(header.base_offset, RAW_INDEX_SUFFIX)
+        file = open_anew(disk, name)
+        try:
+            file.allocate(ENTRIES_POSITION + capacity * ENTRY_BYTES)
+            file.write([encode_file_header(header)], 0)
+            return cls(file, capacity)
+        except OSError:
+            file.close()
+            disk.unlink(name)
+            raise
+
+    @classmethod
+    def resume(cls, disk: Disk, header: FileHeader, capacity: int, index: OffsetIndex) -> IndexFile:
+        """The index file of a segment that is written on, made to hold exactly `index`."""
+        name = segment_file(header.base_offset, RAW_INDEX_SUFFIX)
+        capacity = max(capacity, len(index) + 1)
+        if disk.size_of(name) == ENTRIES_POSITION + capacity * ENTRY_BYTES:
+            file = disk.open(name, write=True)
+            resumed = cls(file, capacity)
+        else:
+            resumed = cls.create(disk, header, capacity)
+        view = resumed._mapping.view
+        head = encode_file_header(header)
+        wanted = head + bytes(ENTRIES_POSITION - len(head)) + index.encode()
+        # As bytes, because views are compared item by item, which takes ten times as long.
+        if view[: len(wanted)].tobytes() != wanted:
+            view[: len(wanted)] = wanted
+        empty = bytes(len(view) - len(wanted))
+        if view[len(wanted) :].tobytes() != empty:
+            view[len(wanted) :] = empty
+        return resumed
+
+    def put(self, slot: int, relative_offset: int, position: int, max_timestamp: int) -> None:
+        """Store the entry `slot`."""
+        at = ENTRIES_POSITION + slot * ENTRY_BYTES
+        entry = encode_entry(relative_offset, position, max_timestamp)
+        self._mapping.view[at : at + ENTRY_BYTES] = entry
+
+    def clear_from(self, slot: int) -> None:
+        """Empty the entries from `slot` on."""
+        at = ENTRIES_POSITION + slot * ENTRY_BYTES
+        self._mapping.view[at:] = bytes(len(self._mapping.view) - at)
+
+    def sync(self) -> None:
+        """Bring the entries to the device."""
+        self._mapping.sync()
+        self._file.sync()
+
+    def close(self) -> None:
+        """Unmap and close."""
+        self._mapping.close()
+        self._file.close()
+
+
+def read_stamp(disk: Disk, name: str, base_offset: int) -> Stamp | None:
+    """The stamp of an index file, or None where there is no intact one.
+
+    Raises:
+        UnsupportedFormatError: the file is of a later format version.
+    """
+    try:
+        file = disk.open(name)
+    except OSError:
+        return None
+    try:
+        found = decode_stamp(file.read(ENTRIES_POSITION, 0), base_offset)
+    finally:
+        file.close()
+    return None if found is None else found[1]

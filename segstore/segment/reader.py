@@ -1,0 +1,291 @@
+"""Reading one segment: by offset, by time and in order, from plain and compressed files alike."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from segstore.disk import Disk
+from segstore.format.fileheader import FILE_HEADER_BYTES, KIND_SEGMENT, decode_file_header
+from segstore.format.frame import RecordBatch, decode_frame, peek_header
+from segstore.format.index import (
+    ENTRIES_POSITION,
+    ENTRY_BYTES,
+    LZ4,
+    OffsetIndex,
+    Stamp,
+    decode_stamp,
+    is_body_intact,
+)
+from segstore.format.keyfilter import KeyFilter
+from segstore.format.names import LZ4_INDEX_SUFFIX, RAW_INDEX_SUFFIX, segment_file
+from segstore.format.scanner import Damage, Frame, Scanner
+from segstore.segment.source import ChunkTable, Lz4Source, RawSource, Source, UnreadableError, scan
+from segstore.segment.state import NO_MAX
+
+
+class SegmentReader:
+    """One segment, open for reading.
+
+    The index is a hint. It is believed as long as the frame it points at is the one it says; at
+    the first contradiction it is made anew from the data, once.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        base_offset: int,
+        log_tag: int | None,
+        *,
+        is_compressed: bool,
+        stamp: Stamp | None,
+        index: OffsetIndex | None = None,
+    ) -> None:
+        """Open the files.
+
+        `stamp` is None for an unsealed segment; `index` is the writer's own, where there is one.
+
+        Raises:
+            OSError: the data file can't be opened (FileNotFoundError after a swap or retention).
+        """
+        self.base_offset = base_offset
+        self.log_tag = log_tag
+        self._disk = disk
+        self.is_index_rebuilt = False
+        # Somebody else's active segment: its index file grows with it.
+        self._may_grow = stamp is None and index is None and not is_compressed
+        self._are_times_doubtful = stamp is None
+        self._growth_lock = threading.Lock()
+        table: ChunkTable | None = None
+        self.key_filter: KeyFilter | None = None
+        if index is None:
+            index, table, self.key_filter = load_index(disk, base_offset, is_compressed, stamp)
+        self.source: Source
+        if is_compressed:
+            source = Lz4Source(disk, base_offset, table)
+            self.source = source
+        else:
+            self.source = RawSource(disk, base_offset)
+        self._index = index
+        self.is_index_intact = index is not None and (table is not None or not is_compressed)
+
+    def events(self, offset: int, end_position: int | None = None) -> Iterator[Frame | Damage]:
+        """Everything from the frame that holds `offset`, or shortly before, to the end.
+
+        Raises:
+            OSError: the file can't be read.
+            UnsupportedFormatError: a frame is of a later format version.
+        """
+        end = self.source.size() if end_position is None else end_position
+        return self._events_from(self._slot(offset), end)
+
+    def events_unindexed(self) -> Iterator[Frame | Damage]:
+        """Everything from the first frame on, without a look at the index."""
+        return self.scan_from(FILE_HEADER_BYTES, self.base_offset, self.source.size())
+
+    def has_intact_header(self) -> bool:
+        """Whether the file header is intact and names this segment."""
+        try:
+            data = self.source.read(FILE_HEADER_BYTES, 0)
+        except UnreadableError:
+            return False
+        header = decode_file_header(data, KIND_SEGMENT)
+        return header is not None and header.base_offset == self.base_offset
+
+    def batch_at(self, slot: int, offset: int) -> RecordBatch | None:
+        """The batch with `offset` among those from an index entry to the next, for a point read.
+
+        Only that batch is checked; the headers of those before it merely lead to it, and one that
+        leads astray is found out there. None then, or where anything else is odd: `events` tells.
+
+        Raises:
+            OSError: the file can't be read.
+            UnsupportedFormatError: the batch is of a later format version.
+        """
+        index = self.index
+        if slot < 0:
+            return None
+        position = index.position(slot)
+        end = index.position(slot + 1) if slot + 1 < len(index) else self.source.size()
+        if end - position > SPAN_BYTES_MAX:
+            return None
+        try:
+            data = self.source.read(end - position, position)
+        except UnreadableError:
+            return None
+        view = memoryview(data)
+        at = 0
+        while (fields := peek_header(view, at)) is not None:
+            size_bytes, base_offset, record_count = fields
+            if offset < base_offset + record_count:
+                batch = decode_frame(view, at, self.log_tag)
+                if isinstance(batch, RecordBatch) and base_offset <= offset:
+                    return batch
+                return None
+            at += size_bytes
+        return None
+
+    def slot(self, offset: int) -> int:
+        """The index entry to start from for `offset`; -1 is the start of the segment."""
+        return self._slot(offset)
+
+    def slot_before_time(self, timestamp: int) -> int:
+        """The index entry to start from for the first record at or after `timestamp`."""
+        if self._are_times_doubtful:
+            self._correct_times()
+        return self.index.slot_before_time(timestamp)
+
+    @property
+    def index(self) -> OffsetIndex:
+        """The index entries, loaded or made anew."""
+        if self._index is None:
+            self.rebuild_index()
+            assert self._index is not None
+        return self._index
+
+    def _correct_times(self) -> None:
+        """Take the times of the entries from the frames, once.
+
+        A position and an offset are checked against the frame they lead to. A wrong time would
+        just lead elsewhere, and an index that is not sealed has no checksum that would tell.
+        """
+        index = self.index
+        slot, count = 0, len(index)
+        highest = NO_MAX
+        for event in self.events_unindexed():
+            if isinstance(event, Frame):
+                highest = max(highest, event.batch.header.max_timestamp)
+                if slot < count and index.position(slot) == event.position:
+                    index.correct_time(slot, highest)
+                    slot += 1
+        if slot < count:  # an entry that leads to no frame
+            self.rebuild_index()
+        self._are_times_doubtful = False
+
+    def rebuild_index(self) -> None:
+        """Make the entries anew from the data: one a frame, or a chunk's worth of small ones."""
+        index = OffsetIndex()
+        max_timestamp = -(2**63)
+        for event in self.scan_from(FILE_HEADER_BYTES, self.base_offset, self.source.size()):
+            if isinstance(event, Frame):
+                header = event.batch.header
+                max_timestamp = max(max_timestamp, header.max_timestamp)
+                last = index.position(len(index) - 1) if len(index) else -REBUILD_INTERVAL_BYTES
+                if event.position - last >= REBUILD_INTERVAL_BYTES:
+                    relative_offset = header.base_offset - self.base_offset
+                    index.add(relative_offset, event.position, max_timestamp)
+        self._index = index
+        self.is_index_rebuilt = True
+        self._may_grow = False  # what was wrong once is not asked again
+
+    def _extend_index(self) -> None:
+        """Read the entries that a writer in another process has added since."""
+        index = self.index
+        try:
+            file = self._disk.open(segment_file(self.base_offset, RAW_INDEX_SUFFIX))
+        except FileNotFoundError:  # swapped or deleted, while the data is still open here
+            return
+        at = ENTRIES_POSITION + len(index) * ENTRY_BYTES
+        end = file.size()
+        found = decode_stamp(file.read(ENTRIES_POSITION, 0), self.base_offset)
+        if found is not None:  # sealed meanwhile, and other things follow the entries
+            end = ENTRIES_POSITION + found[1].entry_count * ENTRY_BYTES
+        if not at < end <= INDEX_BYTES_MAX:
+            return
+        more = OffsetIndex.decode(file.read(end - at, at))
+        last = index[len(index) - 1] if len(index) else (-1, 0, NO_MAX)
+        for slot in range(len(more)):
+            entry = more[slot]
+            if entry[0] <= last[0] or entry[1] <= last[1]:
+                return
+            index.add(*entry)
+            last = entry
+
+    def _slot(self, offset: int) -> int:
+        index = self.index
+        slot = index.slot_of_offset(max(0, offset - self.base_offset))
+        if self._may_grow and slot == len(index) - 1:
+            with self._growth_lock:
+                known = index.position(len(index) - 1) if len(index) else 0
+                if self.source.size() - known > GROWTH_BYTES:
+                    self._extend_index()
+                slot = index.slot_of_offset(max(0, offset - self.base_offset))
+        return slot
+
+    def _events_from(self, slot: int, end_position: int) -> Iterator[Frame | Damage]:
+        """Events from an entry; one that turns out wrong is replaced by what the data says."""
+        if slot < 0:
+            yield from self.scan_from(FILE_HEADER_BYTES, self.base_offset, end_position)
+            return
+        relative_offset, position, _ = self.index[slot]
+        offset = self.base_offset + relative_offset
+        events = self.scan_from(position, offset, end_position)
+        first = next(events, None)
+        if isinstance(first, Frame):
+            yield first
+            yield from events
+        elif self.is_index_rebuilt:
+            if first is not None:
+                yield first
+                yield from events
+        else:
+            # Either the entry or the frame is wrong, and only the data can tell.
+            self.rebuild_index()
+            yield from self._events_from(self._slot(offset), end_position)
+
+    def scan_from(self, position: int, offset: int, end_position: int) -> Iterator[Frame | Damage]:
+        """Events from a position where the frame of `offset` should start, without the index."""
+        return scan(self.source, Scanner(self.log_tag, offset, position), end_position)
+
+
+# A rebuilt index is as dense as the default one.
+REBUILD_INTERVAL_BYTES = 4096
+
+# How far a growing segment may be ahead of the entries known of it before more are read.
+GROWTH_BYTES = 128 * 1024
+
+# A span between two index entries that is longer than this is read frame by frame.
+SPAN_BYTES_MAX = 1 << 20
+
+# More than any segment's index can be: a file that only asks for memory is not read.
+INDEX_BYTES_MAX = 1 << 28
+
+
+class Loaded(NamedTuple):
+    """What an index file holds; None for what is not there or can't be trusted."""
+
+    entries: OffsetIndex | None = None
+    table: ChunkTable | None = None
+    key_filter: KeyFilter | None = None
+
+
+def load_index(disk: Disk, base_offset: int, is_compressed: bool, stamp: Stamp | None) -> Loaded:
+    """Read the index file of a segment."""
+    suffix = LZ4_INDEX_SUFFIX if is_compressed else RAW_INDEX_SUFFIX
+    try:
+        file = disk.open(segment_file(base_offset, suffix))
+    except OSError:
+        return Loaded()
+    size = file.size()
+    if not ENTRIES_POSITION <= size <= INDEX_BYTES_MAX:
+        return Loaded()
+    body = file.read(size - ENTRIES_POSITION, ENTRIES_POSITION)
+    if stamp is None:
+        return Loaded() if is_compressed else Loaded(OffsetIndex.decode(body))
+    if bool(stamp.flags & LZ4) != is_compressed or not is_body_intact(stamp, body):
+        return Loaded()
+    entries_end = stamp.entry_count * ENTRY_BYTES
+    starts_end = entries_end + 8 * stamp.chunk_count
+    index = OffsetIndex.decode(body[:entries_end])
+    key_filter = KeyFilter.from_bytes(body[starts_end:], stamp.filter_hash_count)
+    if not is_compressed:
+        return Loaded(index, None, key_filter)
+    starts = memoryview(body)[entries_end:starts_end].cast("Q").tolist()
+    if not starts or len(starts) != stamp.entry_count or len(index) != stamp.entry_count:
+        return Loaded()
+    raw_positions = [0, *(index.position(slot) for slot in range(1, len(index))), stamp.raw_bytes]
+    positions = [*starts, stamp.data_bytes]
+    if starts[0] != 0 or positions != sorted(positions) or raw_positions != sorted(raw_positions):
+        return Loaded()
+    return Loaded(index, ChunkTable(raw_positions, positions), key_filter)

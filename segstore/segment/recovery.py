@@ -1,0 +1,250 @@
+"""What stands in the segments that were not sealed, and what to do about each bad spot.
+
+Opening looks only at the unsealed segments at the end of a log, and there only at what the last
+recovery point does not cover: the cost is what was written since then, not the size of the log.
+
+The truth table, one row for each bad spot at offset o. "Vouched" means that o is below the vouch:
+the highest durable offset that the tail's register, a sealed segment or any intact frame states.
+Exactly one row matches (a test holds it to that):
+
+    | vouched | intact frames follow | verdict | what is done                                     |
+    |---------|----------------------|---------|--------------------------------------------------|
+    | yes     | yes                  | DAMAGE  | kept in place, its offsets reported as lost      |
+    | yes     | no                   | CUT OFF | kept in place, offsets up to the vouch reported  |
+    |         |                      |         | as lost, writing goes on in a new segment there  |
+    | no      | yes or no            | TORN    | set aside from there on, cut, reported           |
+
+Damage had been promised and is never cut. A torn tail was never promised to survive a power cut,
+and cutting it is what keeps the survivors a prefix, even if intact frames follow.
+
+A log that just ends below the vouch, between two frames, has a bad spot at its end too, unless
+the tail still holds what follows: else the offsets that are gone would be given out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from segstore.disk import Disk
+from segstore.format.fileheader import (
+    FILE_HEADER_BYTES,
+    KIND_SEGMENT,
+    FileHeader,
+    decode_file_header,
+    log_tag,
+)
+from segstore.format.scanner import Damage, Frame
+from segstore.segment.reader import SegmentReader
+from segstore.segment.state import NO_MAX, SegmentState
+
+
+class Verdict(Enum):
+    """What a bad spot is; see the truth table above."""
+
+    DAMAGE = "damage"
+    CUT_OFF = "cut off"
+    TORN = "torn"
+
+
+def judge(offset: int, vouch: int, *, is_followed: bool) -> Verdict:
+    """The row of the truth table that matches a bad spot at `offset`."""
+    if offset >= vouch:
+        return Verdict.TORN
+    return Verdict.DAMAGE if is_followed else Verdict.CUT_OFF
+
+
+class ScannedSegment(NamedTuple):
+    """One unsealed segment as it was found.
+
+    Attributes:
+        state: of everything up to the end of the last intact frame.
+        size_bytes: of the file.
+        header: its file header, or None where that is damaged or names another offset or log.
+        damage: the bad spots, in order; the last one may have no end offset.
+        vouch: the highest durable offset that a frame of it states.
+        scanned_bytes: how much of the file was read.
+    """
+
+    state: SegmentState
+    size_bytes: int
+    header: FileHeader | None
+    damage: list[Damage]
+    vouch: int
+    scanned_bytes: int
+
+    @property
+    def is_unborn(self) -> bool:
+        """Whether nothing was ever in it: the process died while it was being created."""
+        return self.header is None and self.size_bytes <= FILE_HEADER_BYTES
+
+
+def scan_segment(
+    disk: Disk,
+    base_offset: int,
+    log_id: bytes | None,
+    *,
+    recovery_point: int,
+    index_interval_bytes: int,
+) -> ScannedSegment:
+    """Read an unsealed segment from the recovery point on (or whole, where that can't be found).
+
+    Raises:
+        OSError: a file can't be read.
+        UnsupportedFormatError: a file or frame is of a later format version.
+    """
+    tag = None if log_id is None else log_tag(log_id)
+    reader = SegmentReader(disk, base_offset, tag, is_compressed=False, stamp=None)
+    size_bytes = reader.source.size()
+    header = decode_file_header(reader.source.read(FILE_HEADER_BYTES, 0), KIND_SEGMENT)
+    if header is not None and (
+        header.base_offset != base_offset or log_id not in (None, header.log_id)
+    ):
+        header = None
+    state = SegmentState(base_offset, index_interval_bytes)
+    position = _inherit(reader, state, recovery_point, size_bytes)
+    damage: list[Damage] = []
+    vouch = 0
+    for event in reader.scan_from(position, state.end_offset, size_bytes):
+        if isinstance(event, Damage):
+            damage.append(event)
+            continue
+        # A frame can only vouch for what was there before it.
+        vouch = max(vouch, min(event.batch.header.durable_offset, event.batch.base_offset))
+        count_frame(state, event)
+    return ScannedSegment(state, size_bytes, header, damage, vouch, size_bytes - position)
+
+
+def count_frame(state: SegmentState, frame: Frame, *, wants_entry: bool | None = None) -> None:
+    """Count a frame that was read; see `SegmentState.add`."""
+    header = frame.batch.header
+    state.add(
+        frame.position,
+        frame.size_bytes,
+        header.base_offset,
+        header.record_count,
+        header.min_timestamp,
+        header.max_timestamp,
+        header.append_time,
+        has_keys=frame.batch.has_keys,
+        wants_entry=wants_entry,
+    )
+
+
+def _inherit(
+    reader: SegmentReader, state: SegmentState, recovery_point: int, size_bytes: int
+) -> int:
+    """Take over the entries that the recovery point covers; where to go on reading.
+
+    The recovery point covers data and index alike, so below it the entries are what was written;
+    the last is still checked against its frame, and if it lies none is believed.
+    """
+    if recovery_point <= reader.base_offset:
+        return FILE_HEADER_BYTES
+    index = reader.index
+    slot = index.slot_of_offset(recovery_point - 1 - reader.base_offset)
+    if slot < 0 or reader.is_index_rebuilt:
+        return FILE_HEADER_BYTES
+    relative_offset, position, max_timestamp = index[slot]
+    expected = reader.base_offset + relative_offset
+    first = next(reader.scan_from(position, expected, size_bytes), None)
+    oldest = next(reader.scan_from(FILE_HEADER_BYTES, reader.base_offset, size_bytes), None)
+    if not isinstance(first, Frame) or not isinstance(oldest, Frame):
+        return FILE_HEADER_BYTES
+    index.cut(slot)  # the frame of the last entry is read again, and gets it back
+    state.index = index
+    state.end_offset = expected
+    state.min_timestamp = NO_MAX  # what is not read again may have any, and keys
+    state.max_timestamp = max_timestamp
+    state.first_append_time = oldest.batch.header.append_time
+    state.has_keys = True
+    state.is_inherited = True
+    return position
+
+
+class Finding(NamedTuple):
+    """A bad spot with its verdict.
+
+    Attributes:
+        base_offset: of the segment it is in.
+        damage: where it is.
+        verdict: what it is.
+        offsets: the offsets that can't be read, which for a torn spot nobody was promised.
+    """
+
+    base_offset: int
+    damage: Damage
+    verdict: Verdict
+    offsets: range
+
+
+class Plan(NamedTuple):
+    """What opening has to do, before anything is changed.
+
+    Attributes:
+        findings: every bad spot, in order; at most the last is TORN.
+        keep: how many of the scanned segments stay.
+        cut: where the last kept segment is to be cut, or None to leave it.
+        next_offset: the log end offset without the tail.
+        new_segment: writing goes on in a new segment (behind a spot that is CUT OFF).
+        vouch: what is below it had been promised to survive.
+    """
+
+    findings: list[Finding]
+    keep: int
+    cut: Damage | None
+    next_offset: int
+    new_segment: bool
+    vouch: int
+
+
+def plan(
+    segments: Sequence[ScannedSegment], vouch: int, end_offset: int, staged: range = range(0)
+) -> Plan:
+    """Judge the scanned segments, oldest first.
+
+    `vouch` is what register and sealed segments state; the frames' own is added here.
+    `end_offset` is where the segments before them end, `staged` what the tail holds.
+    """
+    vouch = max([vouch, *(segment.vouch for segment in segments)])
+    findings: list[Finding] = []
+    for number, segment in enumerate(segments):
+        spots = list(segment.damage)
+        reached = segment.state.end_offset
+        if segment.state.base_offset != end_offset:
+            hole = Damage(
+                0, 0, end_offset, segment.state.base_offset, "a segment is missing before it"
+            )
+            spots.insert(0, hole)
+        for spot in spots:
+            end = spot.end_offset
+            if end is None and number + 1 < len(segments):
+                end = segments[number + 1].state.base_offset
+            verdict = judge(spot.offset, vouch, is_followed=end is not None)
+            if end is None:
+                end = max(vouch, spot.offset)
+            findings.append(
+                Finding(segment.state.base_offset, spot, verdict, range(spot.offset, end))
+            )
+            if verdict is Verdict.TORN:
+                base_offset = segment.state.base_offset
+                if spot.end_position == 0 or (
+                    segment.header is None and spot.offset == base_offset
+                ):
+                    # A hole before it, or nothing in it to go on from: it goes as a whole.
+                    return Plan(findings, number, None, spot.offset, False, vouch)
+                return Plan(findings, number + 1, spot, spot.offset, False, vouch)
+            if verdict is Verdict.CUT_OFF:
+                return Plan(findings, number + 1, None, vouch, True, vouch)
+            reached = max(reached, end)
+        end_offset = reached
+    reach = max(end_offset, staged.stop) if staged.start <= end_offset else end_offset
+    if reach < vouch:
+        last = segments[-1] if segments else None
+        base_offset = end_offset if last is None else last.state.base_offset
+        position = 0 if last is None else last.size_bytes
+        spot = Damage(position, position, end_offset, None, "the log ends too early")
+        lost = Finding(base_offset, spot, Verdict.CUT_OFF, range(end_offset, vouch))
+        return Plan([*findings, lost], len(segments), None, vouch, True, vouch)
+    return Plan(findings, len(segments), None, end_offset, False, vouch)

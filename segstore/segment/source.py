@@ -1,0 +1,249 @@
+"""Where the bytes of a plain segment come from: its own file, or the chunks of a compressed one.
+
+Both answer `read` in positions of the plain segment, so that everything above (index, scanner,
+verify) is the same for both.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from segstore.disk import Disk, File
+from segstore.format.buffers import ALIGNMENT_BYTES
+from segstore.format.chunk import (
+    BLOCK_RAW_BYTES_MIN,
+    CHUNK_BYTES_MAX,
+    DESCRIPTOR_BYTES,
+    LZ4_MAGIC,
+    STORED_BLOCK,
+    chunk_raw_bytes,
+    decode_chunk,
+)
+from segstore.format.names import LZ4_SUFFIX, RAW_SUFFIX, segment_file
+from segstore.format.scanner import NEED_DATA, Damage, Frame, Scanner
+
+READ_BYTES = 256 * 1024
+
+
+class UnreadableError(Exception):
+    """The bytes up to `end_position` can't be had; `reason` says why."""
+
+    def __init__(self, end_position: int, reason: str) -> None:
+        super().__init__(reason)
+        self.end_position = end_position
+        self.reason = reason
+
+
+class Source(Protocol):
+    """The plain bytes of one segment."""
+
+    name: str
+    read_bytes: int  # how much to ask for at a time when reading on
+
+    def size(self) -> int:
+        """How many there are, by now."""
+
+    def read(self, size_bytes: int, position: int) -> bytes:
+        """At least `size_bytes` from `position`, unless they end before.
+
+        Raises:
+            UnreadableError: damage that is known before any frame is looked at.
+            OSError: the file can't be read.
+        """
+
+
+class RawSource:
+    """The file of a plain segment."""
+
+    read_bytes = READ_BYTES
+
+    def __init__(self, disk: Disk, base_offset: int) -> None:
+        self.name = segment_file(base_offset, RAW_SUFFIX)
+        self._file = disk.open(self.name)
+
+    def size(self) -> int:
+        """The size of the file."""
+        return self._file.size()
+
+    def read(self, size_bytes: int, position: int) -> bytes:
+        """From the file."""
+        return self._file.read(size_bytes, position)
+
+
+class ChunkTable:
+    """Which chunk of a compressed file holds which bytes of the plain segment.
+
+    `raw_positions` and `positions` have one item a chunk, and each ends with one for the end.
+    """
+
+    def __init__(self, raw_positions: Sequence[int], positions: Sequence[int]) -> None:
+        self.raw_positions = raw_positions
+        self.positions = positions
+
+    def find(self, raw_position: int) -> int:
+        """The chunk that holds a byte of the plain segment."""
+        return bisect_right(self.raw_positions, raw_position, hi=len(self.positions) - 1) - 1
+
+
+class Lz4Source:
+    """The chunks of a compressed segment."""
+
+    read_bytes = 1  # one chunk at a time
+
+    def __init__(self, disk: Disk, base_offset: int, table: ChunkTable | None) -> None:
+        """`table` None finds the chunks by their own headers."""
+        self.name = segment_file(base_offset, LZ4_SUFFIX)
+        self._file = disk.open(self.name)
+        self._table = table or walk_chunks(self._file)
+
+    def size(self) -> int:
+        """The size of the plain segment."""
+        return self._table.raw_positions[-1]
+
+    def read(self, size_bytes: int, position: int) -> bytes:
+        """From as many chunks as it takes."""
+        table = self._table
+        chunk = table.find(position)
+        if chunk < 0 or position >= self.size():
+            return b""
+        data = self._decode(chunk)[position - table.raw_positions[chunk] :]
+        if len(data) >= size_bytes:
+            return data
+        # Only a header that claims more than its chunk asks for this: frames never span chunks.
+        pieces = [data]
+        missing = size_bytes - len(data)
+        while missing > 0 and (chunk := chunk + 1) < len(table.positions) - 1:
+            try:
+                pieces.append(self._decode(chunk))
+            except UnreadableError as unreadable:
+                # Zeros in its place, which are no frame either: what is behind it can be read.
+                pieces.append(bytes(unreadable.end_position - table.raw_positions[chunk]))
+            missing -= len(pieces[-1])
+        return b"".join(pieces)
+
+    def chunk_of(self, position: int) -> int:
+        """The number of the chunk that holds a byte of the plain segment."""
+        return self._table.find(position)
+
+    def chunk_starts(self) -> list[int]:
+        """Where each chunk starts in the compressed file."""
+        return list(self._table.positions[:-1])
+
+    def file_span(self, start: int, end: int) -> tuple[int, int]:
+        """Where the chunks stand in the compressed file that hold some plain bytes."""
+        table = self._table
+        first, last = table.find(start), table.find(max(start, end - 1))
+        return table.positions[max(first, 0)], table.positions[last + 1]
+
+    def _decode(self, chunk: int) -> bytes:
+        table = self._table
+        start, end = table.positions[chunk], table.positions[chunk + 1]
+        raw_start, raw_end = table.raw_positions[chunk], table.raw_positions[chunk + 1]
+        try:
+            if end - start > CHUNK_BYTES_MAX:
+                raise ValueError(f"{end - start} bytes are more than any chunk has")
+            data = self._file.read(end - start, start)
+            if chunk_raw_bytes(data, 0) != raw_end - raw_start:
+                raise ValueError("the chunk is not of the size it should be")
+            return decode_chunk(data)
+        except ValueError as error:
+            raise UnreadableError(raw_end, f"chunk at byte {start}: {error}") from None
+
+
+def walk_chunks(file: File) -> ChunkTable:
+    """Find the chunks of a compressed file without an index, by their LZ4 headers.
+
+    Where a header is damaged the search goes on at the next LZ4 magic; the bytes between count as
+    one chunk, which then can't be decoded. A false magic inside such bytes makes one more chunk
+    that can't be decoded, and nothing worse. What stands behind keeps its alignment, and the work
+    is in proportion to the file, whatever is in it.
+    """
+    size = file.size()
+    raw_positions, positions = array("Q", [0]), array("Q", [0])
+    search = _MagicSearch(file, size)
+    at = 0
+    is_odd = False
+    while at < size:
+        raw_bytes = chunk_raw_bytes(file.read(DESCRIPTOR_BYTES, at), 0)
+        end = None if raw_bytes is None else _chunk_end(file, at, raw_bytes, size)
+        if end is None or raw_bytes is None:
+            end, raw_bytes = search.find(at + 1), ALIGNMENT_BYTES
+            if is_odd:  # one chunk, however many magics turn up in it
+                positions[-1] = at = end
+                continue
+            is_odd = True
+        else:
+            is_odd = False
+        positions.append(end)
+        raw_positions.append(raw_positions[-1] + raw_bytes)
+        at = end
+    return ChunkTable(raw_positions, positions)
+
+
+def _chunk_end(file: File, at: int, raw_bytes: int, size: int) -> int | None:
+    """Where the LZ4 frame at `at` ends, by its block sizes; None if they can't be right."""
+    at += DESCRIPTOR_BYTES
+    for _ in range(raw_bytes // BLOCK_RAW_BYTES_MIN + 2):
+        if at + 4 > size:
+            return None
+        block_bytes = int.from_bytes(file.read(4, at), "little") & ~STORED_BLOCK
+        at += 4 + block_bytes
+        if not block_bytes:
+            return at
+    return None
+
+
+class _MagicSearch:
+    """Finds LZ4 magics in a file from front to back, reading every byte about once."""
+
+    def __init__(self, file: File, size: int) -> None:
+        self._file = file
+        self._size = size
+        self._start = 0
+        self._data = b""
+
+    def find(self, at: int) -> int:
+        """The first magic at or after `at`, or the end of the file."""
+        while at < self._size:
+            if not self._start <= at < self._start + len(self._data):
+                self._start, self._data = at, self._file.read(READ_BYTES, at)
+            found = self._data.find(LZ4_MAGIC, at - self._start)
+            if found >= 0:
+                return self._start + found
+            end = self._start + len(self._data)
+            # Its last bytes may be the start of a magic, and are read again with the next ones.
+            at = end if end >= self._size else max(at + 1, end - len(LZ4_MAGIC) + 1)
+            self._data = b""
+        return self._size
+
+
+def scan(source: Source, scanner: Scanner, end_position: int) -> Iterator[Frame | Damage]:
+    """Every event from the scanner's position to `end_position` of the plain segment.
+
+    Raises:
+        OSError: the file can't be read.
+        UnsupportedFormatError: a frame is of a later format version.
+    """
+    is_last = False
+    while True:
+        event = scanner.next()
+        if event is not NEED_DATA:
+            yield event
+            continue
+        left = end_position - scanner.position
+        if is_last or left <= 0:
+            return
+        try:
+            wanted = min(max(source.read_bytes, scanner.wanted_bytes), left)
+            data = source.read(wanted, scanner.position)
+        except UnreadableError as unreadable:
+            is_last = unreadable.end_position >= end_position
+            scanner.skip_to(min(unreadable.end_position, end_position), unreadable.reason)
+            scanner.feed(b"", is_last=is_last)
+            continue
+        # Less than was wanted: the file ends earlier by now, and asking again would go on for ever.
+        is_last = len(data) < wanted or len(data) >= left
+        scanner.feed(data[:left] if len(data) > left else data, is_last=is_last)

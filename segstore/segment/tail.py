@@ -1,0 +1,504 @@
+"""The tail: a small mapped file that holds the newest records until they fill a frame.
+
+    0              64                   4096
+    +--------------+--------------------+---------+---------+-----+
+    | file header  | registers          | frame   | frame   | ... |   1 MiB in all
+    +--------------+--------------------+---------+---------+-----+
+
+    register, 32 bytes: two copies of | value u64 | its complement u64 |, written in turn
+    at 64: the end offset of the segments, at 96: the durable offset, at 128: the recovery point,
+    at 160: the epoch, which rises whenever offsets are given out again
+
+A store into a shared mapping is in the page cache at once, so a record in the tail survives the
+process without a system call. The tail is drained into the active segment as full frames, and
+then used again from its start.
+
+Rule 1: the file is allocated before it is mapped and never changes its size.
+Rule 2: frames follow one another in the file as their offsets do. What an earlier round left
+        behind has lower offsets, so it can't be taken for new.
+Rule 3: giving offsets out a second time (`truncate`, or recovery after it cut) voids the tail
+        first, because rule 2 rests on offsets that only rise.
+Rule 4: a register is one aligned 8-byte store, and what it says is true whenever it says it:
+        durable is stored after the sync returned, end after the write returned.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from struct import Struct
+from time import time_ns
+from typing import Any, NamedTuple, TypeAlias
+
+from segstore.disk import Disk, Mapping, open_anew
+from segstore.format import kernel
+from segstore.format.buffers import ALIGNMENT_BYTES, Buffer
+from segstore.format.checksum import crc32c
+from segstore.format.fileheader import (
+    FILE_HEADER_BYTES,
+    KIND_TAIL,
+    FileHeader,
+    decode_file_header,
+    encode_file_header,
+)
+from segstore.format.frame import (
+    FRAME_HEADER_BYTES,
+    FRAME_MAGIC,
+    FRAME_MAGIC_BYTES,
+    FRAME_VERSION,
+    RecordBatch,
+    decode_frame,
+    peek_header,
+)
+from segstore.format.names import TAIL, temporary
+
+TAIL_BYTES = 1 << 20
+FRAMES_POSITION = 4096
+
+_END_AT = FILE_HEADER_BYTES
+_DURABLE_AT = _END_AT + 32
+_RECOVERY_POINT_AT = _DURABLE_AT + 32
+_EPOCH_AT = _RECOVERY_POINT_AT + 32
+_ALL_ONES = 2**64 - 1
+
+# A frame of one record without key: the header after its CRC field, then the two value offsets.
+_PREFIX = Struct("<II")
+_SMALL = Struct("<IIQqqqIHBBQii")
+_OFFSETS_BYTES = 8
+_OVERHEAD_BYTES = FRAME_HEADER_BYTES + _OFFSETS_BYTES
+assert _PREFIX.size + _SMALL.size == _OVERHEAD_BYTES
+_ZEROS = tuple(bytes(n) for n in range(8))
+
+
+class Register:
+    """One number in the tail's header that other processes and the next open can rely on."""
+
+    def __init__(self, view: memoryview, at: int) -> None:
+        self._words = view[at : at + 32].cast("Q")
+
+    def read(self) -> int | None:
+        """The number, or None when neither copy is whole."""
+        first, first_mark, second, second_mark = self._words.tolist()
+        if first ^ first_mark != _ALL_ONES:
+            return second if second ^ second_mark == _ALL_ONES else None
+        return max(first, second) if second ^ second_mark == _ALL_ONES else first
+
+    def token(self) -> bytes:
+        """Something that changes when the number does, at the price of one copy."""
+        return self._words.tobytes()
+
+    def advance(self, value: int) -> None:
+        """Store a higher number; a crash in between leaves the last one."""
+        current = self.read()
+        if value != current:
+            turn = 2 if self._words[0] == current else 0
+            self._words[turn] = value
+            self._words[turn + 1] = value ^ _ALL_ONES
+
+    def set(self, value: int) -> None:
+        """Store any number, lower ones too, in both copies."""
+        for turn in (0, 2):
+            self._words[turn] = value
+            self._words[turn + 1] = value ^ _ALL_ONES
+
+    def release(self) -> None:
+        """Let go of the mapping."""
+        self._words.release()
+
+
+class Tail:
+    """The tail file, opened and mapped."""
+
+    def __init__(self, mapping: Mapping, header: FileHeader | None) -> None:
+        """`header` is None where it is damaged: the frames say themselves whose they are."""
+        self._mapping = mapping
+        self.log_id = None if header is None else header.log_id
+        self.view = mapping.view
+        self.end = Register(self.view, _END_AT)
+        self.durable = Register(self.view, _DURABLE_AT)
+        self.recovery_point = Register(self.view, _RECOVERY_POINT_AT)
+        self.epoch = Register(self.view, _EPOCH_AT)
+        self._registers = (self.end, self.durable, self.recovery_point, self.epoch)
+
+    @classmethod
+    def open(cls, disk: Disk, *, write: bool) -> Tail | None:
+        """The tail of the log, or None where there is none of the right size.
+
+        Raises:
+            UnsupportedFormatError: it is of a later format version.
+            OSError: it can't be read.
+        """
+        size = disk.size_of(TAIL)
+        if size != TAIL_BYTES:
+            return None
+        file = disk.open(TAIL, write=write)
+        try:
+            header = decode_file_header(file.read(FILE_HEADER_BYTES, 0), KIND_TAIL)
+            return cls(file.map(TAIL_BYTES), header)
+        finally:
+            file.close()
+
+    @classmethod
+    def create(cls, disk: Disk, log_id: bytes, created: int, end_offset: int) -> Tail:
+        """A new, empty tail in place of any other, durably.
+
+        Raises:
+            OSError: the blocks can't be allocated; nothing is left behind.
+        """
+        name = temporary(TAIL)
+        file = open_anew(disk, name)
+        try:
+            file.allocate(TAIL_BYTES)
+            header = FileHeader(KIND_TAIL, 0, log_id, created)
+            file.write([encode_file_header(header)], 0)
+            tail = cls(file.map(TAIL_BYTES), header)
+            for register in (tail.end, tail.durable, tail.recovery_point):
+                register.set(end_offset)
+            tail.epoch.set(1)
+            tail.sync()
+            file.sync()
+        except OSError:
+            disk.unlink(name)
+            raise
+        finally:
+            file.close()
+        disk.rename(name, TAIL)
+        disk.sync_directory()
+        return tail
+
+    def mend_header(self, log_id: bytes, created: int) -> None:
+        """Write the header anew where it is damaged."""
+        if self.log_id is None:
+            self.log_id = log_id
+            header = FileHeader(KIND_TAIL, 0, log_id, created)
+            self.view[:FILE_HEADER_BYTES] = encode_file_header(header)
+
+    def void(self, end_offset: int) -> None:
+        """Forget every frame and lower every register, durably, before offsets are given again."""
+        size = len(self.view) - FRAMES_POSITION
+        self.view[FRAMES_POSITION:] = bytes(size)
+        for register in (self.end, self.durable, self.recovery_point):
+            register.set(min(end_offset, register.read() or 0))
+        self.epoch.advance((self.epoch.read() or 0) + 1)
+        self.sync()
+
+    def sync(self) -> None:
+        """Bring the tail to the device."""
+        self._mapping.sync()
+
+    def close(self) -> None:
+        """Unmap."""
+        for register in self._registers:
+            register.release()
+        self._mapping.close()
+
+
+class PythonTailBuffer:
+    """The small append: a frame of one record stored into the tail, and staged for the drain.
+
+    This is the fourth of the loops that decide what a record costs; the C kernel has the same
+    class, and `TailBuffer` is the one in use. The plain call (bytes, no key, no timestamp, the
+    log's own durability) is answered here, and everything else by `append_slowly`.
+
+    Whoever changes the attributes holds `lock` and has set `is_open` to False meanwhile.
+
+    Attributes:
+        is_open: False sends every append to `append_slowly`, which knows why.
+        next_offset: the log end offset.
+        position: where the next frame goes.
+        limit: where the frames have to end, at the end of the tail or before.
+        values, timestamps: what is staged, one item a record, oldest first.
+        append_time, durable_offset: what goes into the headers of the frames.
+    """
+
+    def __init__(
+        self,
+        view: memoryview,
+        log_tag: int,
+        lock: Any,
+        append_slowly: Callable[..., int],
+        bell: memoryview,
+        ring: Callable[[], None],
+    ) -> None:
+        """`view` is the whole tail, `bell` one u32 that is not zero while somebody waits."""
+        self._view = view
+        self._log_tag = log_tag
+        self._lock = lock
+        self._append_slowly = append_slowly
+        self._bell = bell
+        self._ring = ring
+        self.limit = len(view)
+        self.is_open = False
+        self.next_offset = 0
+        self.position = FRAMES_POSITION
+        self.values: list[bytes] = []
+        self.timestamps: list[int] = []
+        self.append_time = 0
+        self.durable_offset = 0
+
+    def append(
+        self,
+        value: bytes,
+        *,
+        key: bytes | None = None,
+        timestamp: int | None = None,
+        durability: str | None = None,
+    ) -> int:
+        """Append one record and return its offset; see `Log.append`."""
+        is_plain = key is None and timestamp is None and durability is None
+        # Asked before the lock too: in the child of a fork, nobody may ever let go of it.
+        if is_plain and type(value) is bytes and self.is_open:
+            with self._lock:
+                position = self.position
+                size = len(value)
+                pad = -size & 7
+                end = position + _OVERHEAD_BYTES + size + pad
+                if self.is_open and end <= self.limit:
+                    now = time_ns()
+                    offset = self.next_offset
+                    body = (
+                        _SMALL.pack(
+                            _OFFSETS_BYTES + size + pad,
+                            1,
+                            offset,
+                            self.append_time,
+                            now,
+                            now,
+                            self._log_tag,
+                            0,
+                            FRAME_VERSION,
+                            0,
+                            self.durable_offset,
+                            0,
+                            size,
+                        )
+                        + value
+                        + _ZEROS[pad]
+                    )
+                    self._view[position:end] = _PREFIX.pack(FRAME_MAGIC, crc32c(body)) + body
+                    self.position = end
+                    self.values.append(value)
+                    self.timestamps.append(now)
+                    self.next_offset = offset + 1
+                    if self._bell[0]:
+                        self._ring()
+                    return offset
+        return self._append_slowly(value, key=key, timestamp=timestamp, durability=durability)
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether a frame of that size fits behind the last."""
+        return self.position + size_bytes <= self.limit
+
+    def store(self, frame: Buffer) -> None:
+        """Put a frame behind the last; whoever calls stages its records and counts them."""
+        end = self.position + len(frame)
+        self._view[self.position : end] = frame
+        self.position = end
+
+    def release(self) -> None:
+        """Let go of the mapping, for good; `is_open` is False."""
+        self._view = memoryview(b"")
+
+    def restart(self) -> None:
+        """Start again at the beginning, with nothing staged: all of it was drained."""
+        self.position = FRAMES_POSITION
+        self.values = []
+        self.timestamps = []
+
+
+TailBuffer: type[PythonTailBuffer] = (
+    PythonTailBuffer if kernel.compiled is None else kernel.compiled.TailBuffer
+)
+
+
+class Staged(NamedTuple):
+    """The records of a tail as columns, one item a record, from `base_offset` on."""
+
+    base_offset: int
+    values: list[bytes]
+    timestamps: list[int]
+    keys: list[bytes | None]
+
+    @property
+    def offsets(self) -> range:
+        """The offsets of the records."""
+        return range(self.base_offset, self.base_offset + len(self.values))
+
+    def since(self, offset: int) -> Staged:
+        """The records from `offset` on; none where the first of them is missing."""
+        skipped = offset - self.base_offset
+        if skipped < 0:
+            return Staged(offset, [], [], [])
+        columns = self.values[skipped:], self.timestamps[skipped:], self.keys[skipped:]
+        return Staged(offset, *columns)
+
+
+class TailReader:
+    """Looks into a tail that a writer, here or in another process, is storing into.
+
+    Every frame is copied out and checked before it is believed, so that a store under way or a
+    tail used again reads as "not there" and never as a wrong record. A frame is checked once when
+    it is found and once when it is read; a look that finds nothing new costs the same however
+    many frames there are.
+
+    Attributes:
+        end_position: one past the last frame known.
+    """
+
+    def __init__(self, view: memoryview, log_tag: int) -> None:
+        self.view = view
+        self._log_tag = log_tag
+        self._lock = threading.Lock()  # of all that follows
+        self._forget()
+
+    def get(self, offset: int) -> RecordBatch | None:
+        """The frame that holds `offset`, or None when the tail doesn't have it."""
+        with self._lock:
+            for _ in range(2):
+                self._catch_up()
+                if not self._bases or not self._bases[0] <= offset < self._end_offset:
+                    return None
+                index = bisect_right(self._bases, offset) - 1
+                frame = self._copy(self._positions[index]) or b""
+                found = decode_frame(memoryview(frame), 0, self._log_tag)
+                if isinstance(found, RecordBatch) and 0 <= offset - found.base_offset < len(found):
+                    return found
+                # The tail was started again under the look, or its offsets are given out anew.
+                self._forget()
+        return None
+
+    def end_offset(self) -> int | None:
+        """One past the last offset in the tail, or None when it is empty."""
+        return self.offsets().stop or None
+
+    def offsets(self) -> range:
+        """The offsets in the tail, drained ones included; empty at 0 when it is."""
+        with self._lock:
+            self._catch_up()
+            return range(self._bases[0], self._end_offset) if self._bases else range(0)
+
+    def read_all(self) -> Staged:
+        """Every record in the tail, in one pass over it."""
+        staged = Staged(0, [], [], [])
+        with self._lock:
+            self._forget()
+            self._catch_up(staged)
+            return staged._replace(base_offset=self._bases[0]) if self._bases else staged
+
+    def _forget(self) -> None:
+        self._bases: list[int] = []  # of the frames of this round, known so far
+        self._positions: list[int] = []
+        self._end_offset = 0
+        self._first_header = b""
+        self.end_position = FRAMES_POSITION
+
+    def _catch_up(self, staged: Staged | None = None) -> None:
+        """Learn of the frames stored since the last look, and put their records into `staged`.
+
+        A round that was started again begins with another header, which has another offset or,
+        after a truncation, another time of append.
+        """
+        if self._bases and self._header_at(FRAMES_POSITION) != self._first_header:
+            self._forget()
+        while True:
+            expected = self._end_offset if self._bases else None
+            frame = self._copy(self.end_position, expected)
+            found = None if frame is None else decode_columns(frame, self._log_tag)
+            # Something else may have been stored between the look at the header and the copy.
+            if frame is None or found is None or expected not in (None, found[0]):
+                return
+            base_offset, values, timestamps, keys = found
+            if staged is not None:
+                staged.values.extend(values)
+                staged.timestamps.extend(timestamps)
+                staged.keys.extend(keys)
+            if not self._bases:
+                self._first_header = frame[:FRAME_HEADER_BYTES]
+            self._bases.append(base_offset)
+            self._positions.append(self.end_position)
+            self._end_offset = base_offset + len(values)
+            self.end_position += len(frame)
+
+    def _header_at(self, position: int) -> bytes:
+        try:
+            return bytes(self.view[position : position + FRAME_HEADER_BYTES])
+        except ValueError:  # the log was closed, which drained the tail: the segments have it all
+            return b""
+
+    def _copy(self, position: int, expected_offset: int | None = None) -> bytes | None:
+        """The bytes of what claims to be a frame (with that base offset), unchecked."""
+        view = self.view
+        try:
+            claimed = peek_header(view, position)
+            if claimed is None:
+                return None
+            size_bytes, base_offset, _ = claimed
+            if size_bytes > len(view) - position or expected_offset not in (None, base_offset):
+                return None
+            return bytes(view[position : position + size_bytes])
+        except ValueError:  # closed, as above
+            return None
+
+
+Columns: TypeAlias = tuple[int, Sequence[bytes], Sequence[int], Sequence[bytes | None]]
+
+
+def decode_columns(frame: bytes, log_tag: int) -> Columns | None:
+    """(base offset, values, timestamps, keys) of a frame; None where it is not intact.
+
+    What the small append stores, and a tail is full of, is checked here, at a tenth of the time
+    that `decode_frame` takes; any other frame is for that to judge.
+
+    Raises:
+        UnsupportedFormatError: the frame is intact, and of a later format version.
+    """
+    if len(frame) >= _OVERHEAD_BYTES:
+        fields = _SMALL.unpack_from(frame, _PREFIX.size)
+        body_bytes, count, offset, _, time, _, tag, attributes, version, _, _, start, size = fields
+        if (
+            (count, attributes, version, start, tag) == (1, 0, FRAME_VERSION, 0, log_tag)
+            and body_bytes == len(frame) - FRAME_HEADER_BYTES
+            and 0 <= size == body_bytes - _OFFSETS_BYTES - (-size & 7)
+            and _PREFIX.unpack_from(frame) == (FRAME_MAGIC, crc32c(frame[_PREFIX.size :]))
+        ):
+            value = frame[_OVERHEAD_BYTES : _OVERHEAD_BYTES + size]
+            return offset, (value,), (time,), (None,)
+    batch = decode_frame(memoryview(frame), 0, log_tag)
+    if not isinstance(batch, RecordBatch):
+        return None
+    try:
+        return batch.base_offset, batch.values(), batch.timestamps, batch.keys()
+    except ValueError:
+        return None
+
+
+def stray_offset(reader: TailReader, log_tag: int, end_offset: int) -> int | None:
+    """The lowest offset at or above `end_offset` that some frame in the tail seems to hold.
+
+    Intact or not: a frame that is torn, damaged, or cut off from the log by one that is. None
+    where the tail holds nothing of the kind, so that its bytes can't be taken for new ones.
+    """
+    known_end = reader.offsets().stop
+    data = bytes(reader.view)
+    # With the tag, because a value may hold the frames of another log.
+    tag = log_tag.to_bytes(4, "little")
+    found = []
+    # What is known to be below the end needs no second look.
+    at = reader.end_position if known_end <= end_offset else FRAMES_POSITION
+    while (at := data.find(FRAME_MAGIC_BYTES, at)) >= 0:
+        if at % ALIGNMENT_BYTES == 0 and data[at + 48 : at + 52] == tag:
+            offset = int.from_bytes(data[at + 16 : at + 24], "little")
+            if offset >= end_offset:
+                found.append(offset)
+        at += 1
+    # Damage to one of these marks themselves: the checksum holds once they are put right.
+    at = reader.end_position if known_end in (0, end_offset) else len(data)
+    if at + FRAME_HEADER_BYTES <= len(data):
+        mended = bytearray(data[at:])
+        mended[:4] = FRAME_MAGIC_BYTES
+        mended[16:24] = end_offset.to_bytes(8, "little")
+        mended[48:52] = tag
+        if isinstance(decode_frame(memoryview(mended), 0, log_tag), RecordBatch):
+            found.append(end_offset)
+    return min(found, default=None)

@@ -1,0 +1,104 @@
+"""The truth table of recovery: exactly one row matches each case and does what it says."""
+
+import itertools
+
+import pytest
+
+from segstore.format.fileheader import KIND_SEGMENT, FileHeader
+from segstore.format.scanner import Damage
+from segstore.segment.recovery import ScannedSegment, Verdict, judge, plan
+from segstore.segment.state import SegmentState
+
+VOUCH = 10
+
+# The rows, as the docstring of segstore.segment.recovery has them: is it (vouched, followed)?
+ROWS = {
+    Verdict.DAMAGE: lambda vouched, followed: vouched and followed,
+    Verdict.CUT_OFF: lambda vouched, followed: vouched and not followed,
+    Verdict.TORN: lambda vouched, followed: not vouched,
+}
+
+
+@pytest.mark.parametrize("is_vouched", [True, False])
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_exactly_one_row_matches_each_case(is_vouched, is_followed):
+    matching = [verdict for verdict, matches in ROWS.items() if matches(is_vouched, is_followed)]
+    assert len(matching) == 1
+    for offset in (0, VOUCH - 1) if is_vouched else (VOUCH, VOUCH + 5):
+        assert judge(offset, VOUCH, is_followed=is_followed) is matching[0]
+
+
+def scanned(base_offset, end_offset, *, damage=(), vouch=0, has_header=True):
+    state = SegmentState(base_offset, 4096)
+    if end_offset > base_offset:
+        count = end_offset - base_offset
+        state.add(64, 80, base_offset, count, 0, 0, 1, has_keys=False)
+    header = FileHeader(KIND_SEGMENT, base_offset, bytes(16), 0) if has_header else None
+    return ScannedSegment(state, 64 + 80, header, list(damage), vouch, 80)
+
+
+def spot(offset, end_offset):
+    return Damage(200, 300, offset, end_offset, "a test")
+
+
+@pytest.mark.parametrize(
+    ("vouch", "end", "verdict", "next_offset", "new_segment", "is_cut"),
+    [
+        (6, 8, Verdict.DAMAGE, 20, False, False),
+        (6, None, Verdict.CUT_OFF, 6, True, False),
+        (5, 8, Verdict.TORN, 5, False, True),
+        (5, None, Verdict.TORN, 5, False, True),
+        (0, None, Verdict.TORN, 5, False, True),
+    ],
+)
+def test_each_row_leads_to_its_plan(vouch, end, verdict, next_offset, new_segment, is_cut):
+    found = plan([scanned(0, 20 if end else 5, damage=[spot(5, end)])], vouch, 0)
+    assert [finding.verdict for finding in found.findings] == [verdict]
+    assert found.next_offset == next_offset
+    assert found.new_segment is new_segment
+    assert (found.cut is not None) is is_cut
+    if verdict is not Verdict.TORN:
+        assert found.findings[0].offsets == range(5, end or vouch)
+
+
+def test_the_frames_own_durable_offsets_vouch_too():
+    found = plan([scanned(0, 20, damage=[spot(5, 8)], vouch=6)], 0, 0)
+    assert found.findings[0].verdict is Verdict.DAMAGE
+
+
+def test_what_the_last_of_several_segments_says_vouches_for_the_first():
+    first = scanned(0, 5, damage=[spot(5, None)])
+    found = plan([first, scanned(8, 20, vouch=8)], 0, 0)
+    assert [finding.verdict for finding in found.findings] == [Verdict.DAMAGE]
+    assert found.findings[0].offsets == range(5, 8)
+    assert (found.keep, found.next_offset) == (2, 20)
+
+
+def test_a_torn_spot_takes_the_segments_behind_it_along():
+    found = plan([scanned(0, 5, damage=[spot(5, None)]), scanned(8, 20)], 0, 0)
+    assert [finding.verdict for finding in found.findings] == [Verdict.TORN]
+    assert (found.keep, found.next_offset) == (1, 5)
+
+
+@pytest.mark.parametrize(("vouch", "verdict"), [(7, Verdict.DAMAGE), (5, Verdict.TORN)])
+def test_a_missing_segment_is_judged_like_any_other_spot(vouch, verdict):
+    found = plan([scanned(0, 5), scanned(8, 20)], vouch, 0)
+    assert [finding.verdict for finding in found.findings] == [verdict]
+    assert found.findings[0].offsets == range(5, 8)
+    assert found.keep == (2 if verdict is Verdict.DAMAGE else 1)
+
+
+def test_offsets_that_were_vouched_for_and_are_gone_without_a_trace_are_cut_off():
+    found = plan([scanned(0, 5)], 9, 0)
+    assert [finding.verdict for finding in found.findings] == [Verdict.CUT_OFF]
+    assert found.findings[0].offsets == range(5, 9)
+    assert (found.next_offset, found.new_segment) == (9, True)
+
+
+def test_at_most_the_last_finding_is_torn():
+    for spots in itertools.product([(2, 4), (6, 8), (12, 14), (16, None)], repeat=2):
+        damage = sorted(set(spots), key=lambda s: s[0])
+        for vouch in range(0, 20, 3):
+            found = plan([scanned(0, 20, damage=[spot(*s) for s in damage])], vouch, 0)
+            verdicts = [finding.verdict for finding in found.findings]
+            assert Verdict.TORN not in verdicts[:-1]

@@ -1,0 +1,144 @@
+"""Looking into the tail."""
+
+import shutil
+
+import pytest
+
+import segstore
+from segstore.format.frame import FRAME_HEADER_BYTES, encode_frame
+from segstore.segment import tail as tail_module
+from segstore.segment.tail import FRAMES_POSITION, TAIL_BYTES, TailReader, decode_columns
+
+TAG = 7
+MANY = 500
+
+
+def frame(offset, values, timestamps=3, keys=None, tag=TAG):
+    encoded = encode_frame(
+        offset, values, timestamps, keys, append_time=9, log_tag=tag, durable_offset=0
+    )
+    return encoded.to_bytes()
+
+
+def stored(*frames, position=FRAMES_POSITION, view=None):
+    view = memoryview(bytearray(TAIL_BYTES)) if view is None else view
+    for data in frames:
+        view[position : position + len(data)] = data
+        position += len(data)
+    return view
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The offsets of the frames that were decoded."""
+    offsets = []
+
+    def counting(data, tag):
+        found = decode_columns(data, tag)
+        offsets.append(None if found is None else found[0])
+        return found
+
+    monkeypatch.setattr(tail_module, "decode_columns", counting)
+    return offsets
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 100])
+def test_a_plain_frame_gives_the_same_columns_as_any_other(size):
+    value = bytes(range(256))[:size]
+    assert decode_columns(frame(5, [value]), TAG) == (5, (value,), (3,), (None,))
+    offset, values, timestamps, keys = decode_columns(frame(5, [value], keys=[b"k"]), TAG)
+    assert (offset, list(values), list(timestamps), list(keys)) == (5, [value], [3], [b"k"])
+
+
+@pytest.mark.parametrize("size", [0, 5, 8])
+def test_no_flipped_bit_of_a_plain_frame_is_believed(size):
+    whole = frame(5, [bytes(size)])
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        assert decode_columns(bytes(data), TAG) is None
+    assert decode_columns(whole, TAG + 1) is None
+    assert decode_columns(whole[:-8], TAG) is None
+
+
+def test_all_records_are_read_in_one_pass(decoded):
+    view = stored(frame(4, [b"a"]), frame(5, [b"b", b"c"], [1, 2], [None, b"k"]), frame(7, [b"d"]))
+    reader = TailReader(view, TAG)
+    staged = reader.read_all()
+    assert staged.values == [b"a", b"b", b"c", b"d"]
+    assert staged.timestamps == [3, 1, 2, 3]
+    assert staged.keys == [None, None, b"k", None]
+    assert staged.offsets == reader.offsets() == range(4, 8)
+    assert staged.since(6).values == [b"c", b"d"]
+    assert staged.since(8).values == staged.since(3).values == []
+    assert decoded == [4, 5, 7]
+
+
+def test_a_look_that_finds_nothing_new_decodes_nothing(decoded):
+    frames = [frame(offset, [b"value"]) for offset in range(MANY)]
+    view = stored(*frames[:-1])
+    reader = TailReader(view, TAG)
+    assert reader.offsets() == range(MANY - 1)
+    del decoded[:]
+    for offset in range(MANY - 1):
+        assert reader.get(offset).values() == [b"value"]
+    assert decoded == []
+    stored(frames[-1], position=reader.end_position, view=view)
+    assert reader.offsets() == range(MANY)
+    assert decoded == [MANY - 1]
+
+
+def test_frames_of_an_earlier_round_behind_the_last_are_not_decoded(decoded):
+    view = stored(*(frame(offset, [b"old"]) for offset in range(MANY)))
+    reader = TailReader(view, TAG)
+    assert reader.offsets() == range(MANY)
+    stored(frame(MANY, [b"new"]), view=view)
+    del decoded[:]
+    assert reader.offsets() == range(MANY, MANY + 1)
+    assert decoded == [MANY]
+    assert reader.get(0) is None
+    assert reader.get(MANY).values() == [b"new"]
+
+
+def test_a_round_with_the_offsets_of_the_last_is_seen(decoded):
+    view = stored(frame(0, [b"old"]), frame(1, [b"old"]))
+    reader = TailReader(view, TAG)
+    assert reader.offsets() == range(2)
+    view[FRAMES_POSITION:] = bytes(len(view) - FRAMES_POSITION)
+    assert reader.offsets() == range(0)
+    stored(frame(0, [b"new"], timestamps=4), view=view)
+    assert reader.offsets() == range(1)
+    assert reader.get(0).values() == [b"new"]
+
+
+@pytest.mark.parametrize("kept", [0, 4, 24, FRAME_HEADER_BYTES, 70])
+def test_a_frame_that_is_being_stored_is_not_there_yet(kept):
+    whole = frame(1, [b"value"])
+    view = stored(frame(0, [b"value"]), whole[:kept])
+    reader = TailReader(view, TAG)
+    assert reader.offsets() == range(1)
+    stored(whole, position=reader.end_position, view=view)
+    assert reader.offsets() == range(2)
+
+
+def test_a_size_that_reaches_past_the_tail_is_no_frame():
+    whole = bytearray(frame(0, [b"value"]))
+    whole[8:12] = (TAIL_BYTES - FRAMES_POSITION).to_bytes(4, "little")
+    assert TailReader(stored(bytes(whole)), TAG).offsets() == range(0)
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_opening_decodes_each_frame_of_the_tail_once(path, mode, decoded):
+    killed = path + "-killed"
+    with segstore.open(path, background=False) as log:
+        log.append(b"first")
+        log.sync()
+        for _ in range(MANY):
+            log.append(b"value")
+        shutil.copytree(path, killed)
+    del decoded[:]
+    with segstore.open(killed, mode, background=False) as log:
+        assert log.recovery.from_tail == MANY
+        assert log.end_offset == MANY + 1
+        assert list(log.values()) == [b"first", *[b"value"] * MANY]
+        assert decoded == list(range(1, MANY + 1))
