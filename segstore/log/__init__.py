@@ -1,0 +1,1 @@
+"""The log: many segments, one writer, any number of readers."""

@@ -1,0 +1,84 @@
+"""Compressing what is sealed, oldest first, without holding anybody up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from segstore.disk import Disk
+from segstore.errors import CorruptionError
+from segstore.format.chunk import Codec
+from segstore.format.fileheader import log_tag
+from segstore.format.names import RAW_INDEX_SUFFIX, RAW_SUFFIX, segment_file
+from segstore.log.manager import SegmentManager
+from segstore.segment.reader import SegmentReader
+
+Progress = Callable[[int, int], None]
+
+
+class Compressor:
+    """Swaps sealed plain segments for compressed ones; one pass at a time.
+
+    Attributes:
+        refused: base offsets of segments that are damaged and stay as they are, with the reason.
+    """
+
+    def __init__(self, disk: Disk, manager: SegmentManager, log_id: bytes, created: int) -> None:
+        self._disk = disk
+        self._manager = manager
+        self._log_id = log_id
+        self._created = created
+        self.refused: dict[int, str] = {}
+
+    def waiting(self) -> list[int]:
+        """The base offsets of the segments to compress."""
+        return [
+            segment.base_offset
+            for segment in self._manager.catalog.segments
+            if segment.stamp is not None
+            and not segment.is_compressed
+            and segment.base_offset not in self.refused
+        ]
+
+    def run(self, codec: Codec, progress: Progress | None = None, limit: int | None = None) -> int:
+        """Compress what waits, at most `limit` segments; how many were.
+
+        `progress` is called with the number done and the number in all. A damaged segment is left
+        as it is and noted in `refused`.
+
+        Raises:
+            OSError: the disk is full or failed; what was compressed so far stays so.
+        """
+        waiting = self.waiting()[:limit]
+        done = 0
+        for number, base_offset in enumerate(waiting, 1):
+            try:
+                self._swap(base_offset, codec)
+                done += 1
+            except CorruptionError as error:
+                self.refused[base_offset] = str(error)
+            if progress is not None:
+                progress(number, len(waiting))
+        return done
+
+    def _swap(self, base_offset: int, codec: Codec) -> None:
+        catalog = self._manager.catalog
+        segment = catalog.segments[catalog.find(base_offset)]
+        assert segment.base_offset == base_offset
+        assert segment.stamp is not None
+        reader = SegmentReader(
+            self._disk,
+            base_offset,
+            log_tag(self._log_id),
+            is_compressed=False,
+            stamp=segment.stamp,
+        )
+        from segstore.segment.compress import compress_segment
+
+        swapped = compress_segment(
+            self._disk, reader, self._log_id, self._created, segment.stamp.end_offset, codec
+        )
+        # Readers find the new file before the old one goes; whoever has that open reads on in it.
+        self._manager.replace(swapped)
+        for suffix in (RAW_SUFFIX, RAW_INDEX_SUFFIX):
+            self._disk.unlink(segment_file(base_offset, suffix))
+        self._disk.sync_directory()

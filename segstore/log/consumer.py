@@ -1,0 +1,291 @@
+"""Consumers: named positions in a log that survive the programs that read it."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Literal, NamedTuple, Self
+
+from segstore.disk import Disk, LockHeldError
+from segstore.errors import (
+    ConsumerLockedError,
+    CorruptionError,
+    LogClosedError,
+    OffsetOutOfRangeError,
+    StorageError,
+)
+from segstore.format.fileheader import KIND_CONSUMER, FileHeader
+from segstore.format.frame import Record
+from segstore.format.names import consumer_file, parse_consumer_file
+from segstore.log.reading import LogReader
+from segstore.segment.checkpointfile import CheckpointFile
+from segstore.segment.doorbell import Doorbell
+
+
+class ConsumerInfo(NamedTuple):
+    """A registered consumer.
+
+    Attributes:
+        name: its name.
+        committed: its committed offset: the first it has not processed.
+        lag: how many records it has not processed.
+        lost_count: how many records retention took before it had processed them.
+    """
+
+    name: str
+    committed: int
+    lag: int
+    lost_count: int
+
+
+class Consumer:
+    """A named reader that remembers how far it got. `Log.consumer` makes one.
+
+    Read with `poll` or by iterating, process, then `commit`: what was not committed comes again
+    after a crash. One program at a time holds a name; any number of consumers read one log, from
+    any number of processes. A consumer is for one thread.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        reader: LogReader,
+        bell: Doorbell,
+        name: str,
+        log_id: bytes,
+        start: int,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Take the name, registering it at `start` if it is new.
+
+        Raises:
+            ConsumerLockedError: another program holds the name.
+            ValueError: it is not a valid name.
+            CorruptionError: its file is damaged.
+            OSError: its file can't be made or read.
+        """
+        self.name = name
+        self._reader = reader
+        self._bell = bell
+        self._clock = clock
+        self._is_closed = False
+        file_name = consumer_file(name)
+        header = FileHeader(KIND_CONSUMER, 0, log_id, clock())
+        try:
+            file = CheckpointFile.take(disk, file_name, header, start)
+        except LockHeldError:
+            raise ConsumerLockedError(name) from None
+        if file is None:
+            raise CorruptionError(
+                f"{disk.path}/{file_name}",
+                0,
+                range(0),
+                "no committed offset can be read from it; remove_consumer() and register the "
+                "consumer again at the offset it had reached",
+            )
+        self._file = file
+        # A power cut or a truncation may have taken what was committed; new records come there.
+        self._position = min(self.committed, reader.view.end_offset())
+        _OPEN_CONSUMERS.add(self)
+
+    @property
+    def committed(self) -> int:
+        """The committed offset: the first that is not processed."""
+        return self._file.current.value
+
+    @property
+    def position(self) -> int:
+        """The offset of the next record that `poll` or iterating gives."""
+        return self._position
+
+    @property
+    def lag(self) -> int:
+        """How many records are behind the position, up to the log end offset."""
+        view = self._reader.view
+        return max(0, view.end_offset() - max(self._position, view.start_offset()))
+
+    @property
+    def lost_count(self) -> int:
+        """How many records retention took before this consumer had read them, in all."""
+        return self._file.current.lost_count
+
+    def poll(self, max_records: int = 500, timeout: float | None = 0.0) -> list[Record]:
+        """The next records, at most `max_records`; empty if none came within `timeout` seconds.
+
+        Returns as soon as there is one; `timeout` None waits for ever. Records that retention has
+        taken are passed over and counted in `lost_count`.
+
+        Raises:
+            CorruptionError: damage; `seek` to its ``offsets.stop`` to go on behind it.
+            LogClosedError: the consumer was closed.
+        """
+        self._check_open()
+        if max_records < 1:
+            raise ValueError("max_records is at least 1")
+        if not self._bell.wait(self._has_more, timeout):
+            return []
+        taken: list[Record] = []
+        try:
+            taken += self._take(max_records)
+        except (CorruptionError, OffsetOutOfRangeError):
+            if not taken:
+                raise
+        return taken  # the records before the damage first; the next poll meets it
+
+    def __iter__(self) -> Iterator[Record]:
+        """The records from the position to the log end offset as it is now; no waiting."""
+        self._check_open()
+        return self._take(None)
+
+    def commit(self, offset: int | None = None) -> None:
+        """Store durably that everything below `offset` (by default the position) is processed.
+
+        Raises:
+            OffsetOutOfRangeError: `offset` is above the log end offset or negative.
+            StorageError: it can't be stored; the last commit counts.
+            LogClosedError: the consumer was closed.
+        """
+        self._check_open()
+        value = self._position if offset is None else offset
+        view = self._reader.view
+        if not 0 <= value <= max(view.end_offset(), self._position):
+            raise OffsetOutOfRangeError(value, view.start_offset(), view.end_offset())
+        if value != self.committed:
+            self._move(value, self.lost_count)
+
+    def seek(self, offset: int | None = None, *, timestamp: int | None = None) -> int:
+        """Go to an offset, or to the first record at or after a time; the position reached.
+
+        A time after every record goes to the log end offset. Nothing is committed.
+
+        Raises:
+            OffsetOutOfRangeError: the offset is outside the log.
+            TypeError: not exactly one of the two was given.
+            LogClosedError: the consumer was closed.
+        """
+        self._check_open()
+        if (offset is None) == (timestamp is None):
+            raise TypeError("seek takes an offset or a timestamp")
+        view = self._reader.view
+        if timestamp is not None:
+            found = self._reader.offset_for_time(timestamp)
+            offset = view.end_offset() if found is None else found
+        self._position = self._reader.bounds(offset, None).start
+        return self._position
+
+    def close(self) -> None:
+        """Let go of the name, without a commit; a second call does nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<segstore.Consumer {self.name!r} at {self._position}>"
+
+    def _take(self, max_records: int | None) -> Iterator[Record]:
+        start = self._reader.view.start_offset()
+        if self._position < start:
+            self._move(max(self.committed, start), self.lost_count + start - self._position)
+            self._position = start
+        stop = None if max_records is None else self._position + max_records
+        offsets = self._reader.bounds(self._position, stop)
+        for record in self._reader.records(offsets, "raise"):
+            self._position = record.offset + 1
+            yield record
+
+    def _move(self, value: int, lost_count: int) -> None:
+        try:
+            self._file.move(value, self._clock(), lost_count=lost_count)
+        except OSError as error:
+            raise StorageError(
+                error.errno, f"consumer {self.name!r} can't store offset {value}: {error.strerror}"
+            ) from error
+
+    def _has_more(self) -> bool:
+        self._reader.check_open()
+        return self._reader.view.live_end_offset() > self._position
+
+    def _abandon(self) -> None:
+        """In the child of a fork: the name stays with the parent."""
+        self.close()
+
+    def _check_open(self) -> None:
+        self._reader.check_open()
+        if self._is_closed:
+            raise LogClosedError(f"consumer {self.name!r} was closed")
+
+
+_OPEN_CONSUMERS: weakref.WeakSet[Consumer] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for consumer in list(_OPEN_CONSUMERS):
+        consumer._abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
+
+
+def registered(disk: Disk) -> Mapping[str, tuple[int, int]]:
+    """Every registered consumer: its committed offset and its count of lost records."""
+    found = {}
+    for file_name in disk.names():
+        name = parse_consumer_file(file_name)
+        if name is None:
+            continue
+        file = CheckpointFile.open(disk, file_name, KIND_CONSUMER, write=False)
+        if file is not None:
+            found[name] = file.current.value, file.current.lost_count
+            file.close()
+        else:  # damaged: nobody knows what it still needs, so everything
+            found[name] = 0, 0
+    return found
+
+
+def hold_back(disk: Disk, end_offset: int, now: int) -> None:
+    """Move consumers back that had committed what a power cut then took from the log.
+
+    Their offsets are given out again, and the records that get them have not been processed.
+
+    Raises:
+        OSError: a committed offset can't be stored.
+    """
+    for name, (committed, _) in registered(disk).items():
+        if committed > end_offset:
+            file = CheckpointFile.open(disk, consumer_file(name), KIND_CONSUMER, write=True)
+            if file is not None:
+                file.move(end_offset, now)
+                file.close()
+
+
+Start = Literal["start", "end"] | int
+
+
+def resolve_start(reader: LogReader, start: Start) -> int:
+    """The offset that "start", "end" or an offset names.
+
+    Raises:
+        OffsetOutOfRangeError: the offset is outside the log.
+        ValueError: another word.
+    """
+    if start == "start":
+        return reader.view.start_offset()
+    if start == "end":
+        return reader.view.end_offset()
+    if isinstance(start, str):
+        raise ValueError(f"start is 'start', 'end' or an offset, not {start!r}")
+    return reader.bounds(start, None).start

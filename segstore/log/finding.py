@@ -1,0 +1,45 @@
+"""Finding records by key: only segments whose filter may have it are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from segstore.format.frame import Record, RecordBatch
+from segstore.log.reading import LogReader, OnDamage
+from segstore.segment.catalog import Segment
+from segstore.segment.reader import load_index
+
+
+def find_key(reader: LogReader, key: bytes, offsets: range, errors: OnDamage) -> Iterator[Record]:
+    """The records of a checked range with that key, in order.
+
+    Raises:
+        CorruptionError: a segment that may hold the key is damaged, and `errors` is "raise".
+        OffsetOutOfRangeError: retention overtook the reading.
+    """
+    offset = offsets.start
+    while offset < offsets.stop:
+        catalog = reader.catalog()
+        number = catalog.find(offset)
+        segment_end = catalog.end_offset(number) if number >= 0 else None
+        if segment_end is None or segment_end <= offset:  # of the tail, or of no file any more
+            segment_end = offsets.stop
+        stop = min(segment_end, offsets.stop)
+        if number < 0 or _may_have(reader, catalog.segments[number], key):
+            for batch in reader.batches(range(offset, stop), errors):
+                if batch.has_keys and key in reader.convert(batch, RecordBatch.keys, errors, ()):
+                    records = reader.convert(batch, RecordBatch.records, errors, ())
+                    yield from (record for record in records if record.key == key)
+        offset = stop
+
+
+def _may_have(reader: LogReader, segment: Segment, key: bytes) -> bool:
+    """Whether a segment may hold the key, by its filter; without one it may."""
+    stamp = segment.stamp
+    if stamp is None:
+        return True
+    if not stamp.filter_bytes:  # sealed, and no record had a key
+        return False
+    disk = reader.view.disk
+    key_filter = load_index(disk, segment.base_offset, segment.is_compressed, stamp).key_filter
+    return key_filter is None or key in key_filter

@@ -1,0 +1,103 @@
+"""Following a log: read on as records come, across rolls, swaps and retention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from segstore.errors import ConfigError, OffsetOutOfRangeError
+from segstore.format.frame import Record
+from segstore.log.reading import LogReader, OnDamage
+from segstore.segment.doorbell import Doorbell
+
+OnLost = Literal["raise", "continue"]
+
+
+class Follower(Iterator[Record]):
+    """An endless iterator over a log; it ends when nothing came for `timeout_s`.
+
+    How it waits: on Linux by futex on the doorbell file, which the writer's next append rings, so
+    that it costs nothing but a look every 50 ms while the log is idle. Where the doorbell can't be
+    written to, it looks every 2 ms.
+
+    Attributes:
+        position: the offset of the next record.
+        lost_count: how many records were passed over because retention had removed them or (with
+            errors="skip") because they are damaged.
+    """
+
+    def __init__(
+        self,
+        reader: LogReader,
+        bell: Doorbell,
+        position: int,
+        timeout_s: float | None,
+        errors: OnDamage,
+        on_lost: OnLost,
+    ) -> None:
+        if on_lost not in ("raise", "continue"):
+            raise ConfigError(f"on_lost is 'raise' or 'continue', not {on_lost!r}")
+        self.position = position
+        self.lost_count = 0
+        self._reader = reader
+        self._bell = bell
+        self._timeout_s = timeout_s
+        self._errors = errors
+        self._on_lost = on_lost
+        self._batch: Iterator[Record] = iter(())
+        self._epoch = reader.view.epoch()
+
+    def __next__(self) -> Record:
+        while True:
+            record = next(self._batch, None)
+            if record is not None:
+                self.lost_count += record.offset - self.position
+                self.position = record.offset + 1
+                return record
+            if not self._bell.wait(self._has_more, self._timeout_s):
+                raise StopIteration
+            self._batch = self._read_on()
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether there is nothing to give at the moment."""
+        return not self._has_more()
+
+    def _has_more(self) -> bool:
+        self._reader.check_open()
+        return self._reader.view.live_end_offset() > self.position or self._is_ahead()
+
+    def _is_ahead(self) -> bool:
+        """Whether the log was truncated below the position, and offsets are given out again."""
+        view = self._reader.view
+        return view.epoch() != self._epoch and view.end_offset() < self.position
+
+    def _read_on(self) -> Iterator[Record]:
+        view = self._reader.view
+        start = view.start_offset()
+        if self._is_ahead():
+            end = view.end_offset()
+            if self._on_lost == "raise":
+                raise OffsetOutOfRangeError(self.position, start, end)
+            self.position = end
+        self._epoch = view.epoch()
+        if self.position < start:
+            end = view.end_offset()
+            if self._on_lost == "raise":
+                raise OffsetOutOfRangeError(self.position, start, end)
+            self.lost_count += start - self.position
+            self.position = start
+        offsets = range(self.position, view.end_offset())
+        return self._guarded(self._reader.records(offsets, self._errors), offsets.stop)
+
+    def _guarded(self, records: Iterator[Record], stop: int) -> Iterator[Record]:
+        """The records; retention that overtakes them ends the run, and the next one sees it."""
+        try:
+            yield from records
+        except OffsetOutOfRangeError:
+            if self._on_lost == "raise":
+                raise
+            return
+        # What was skipped at the end of the run has no record that would say so.
+        self.lost_count += max(0, stop - self.position)
+        self.position = max(self.position, stop)

@@ -1,0 +1,53 @@
+"""One writer per log: the lock that the writer holds for its life."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from contextlib import suppress
+
+from segstore.disk import Disk, File, LockHeldError
+from segstore.errors import LogLockedError
+from segstore.format.names import LOCK
+
+
+def take_lock(disk: Disk) -> File:
+    """Lock the log against every other writer; closing the file lets go.
+
+    The file is never removed, because a lock on a removed name guards nothing. What it says of its
+    holder is for people and is never relied on.
+
+    Raises:
+        LogLockedError: another writer holds it, in this process or another.
+        OSError: the lock file can't be made or opened.
+    """
+    try:
+        file = disk.open(LOCK, write=True, create=True)
+    except FileExistsError:
+        file = disk.open(LOCK, write=True)
+    try:
+        try:
+            file.lock()
+        except LockHeldError:
+            # A log of this process that was abandoned holds it until it is collected.
+            gc.collect()
+            file.lock()
+    except LockHeldError as error:
+        file.close()
+        raise LogLockedError(disk.path, error.holder) from None
+    except OSError:
+        file.close()
+        raise
+    started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    with suppress(OSError):  # a full disk must not keep the log from opening
+        file.truncate(0)
+        file.write([f"process {os.getpid()} since {started}\n".encode()], 0)
+    return file
+
+
+def leave_lock(file: File) -> None:
+    """Let go of the lock."""
+    with suppress(OSError):
+        file.truncate(0)
+    file.close()

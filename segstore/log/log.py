@@ -1,0 +1,847 @@
+"""`Log`, the thin front: it checks the mode, and hands on to the writer or the reader."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from segstore.config import Durability, LogConfig
+from segstore.disk import Disk, File, LockHeldError, OsDisk
+from segstore.errors import (
+    ConfigError,
+    ConsumerLockedError,
+    LogClosedError,
+    LogNotFoundError,
+    ReadOnlyError,
+    SegstoreError,
+    StorageError,
+)
+from segstore.format import checksum, kernel
+from segstore.format.buffers import Buffer
+from segstore.format.fileheader import log_tag
+from segstore.format.frame import Record, RecordBatch
+from segstore.format.names import consumer_file
+from segstore.log.compression import Compressor
+from segstore.log.lock import leave_lock, take_lock
+from segstore.log.maintenance import Maintenance
+from segstore.log.opening import lost_ranges, report_of
+from segstore.log.reading import LogReader, OnDamage
+from segstore.log.report import RecoveryReport, SegmentInfo, Stats
+from segstore.log.retention import RetentionSweeper
+from segstore.log.starting import start_writer, truncate
+from segstore.log.view import FileView, LogView, WriterView
+from segstore.log.writer import LogWriter, as_bytes
+from segstore.segment.doorbell import Doorbell
+from segstore.segment.state import NO_MAX
+
+# What most programs never call is imported where it is called: importing is a cost of each start.
+if TYPE_CHECKING:
+    from segstore.log.compression import Progress
+    from segstore.log.consumer import Consumer, ConsumerInfo, Start
+    from segstore.log.follow import Follower, OnLost
+    from segstore.log.repair import RepairReport
+    from segstore.log.report import VerifyReport
+    from segstore.log.retention import SweepReport
+    from segstore.log.snapshot import SnapshotReport
+
+Mode = Literal["a", "r"]
+
+# How often a writer looks for work at most, and at least.
+MAINTENANCE_INTERVAL_S_MIN = 0.005
+MAINTENANCE_INTERVAL_S_MAX = 60.0
+
+
+def open_log(
+    path: str | os.PathLike[str],
+    mode: Mode = "a",
+    config: LogConfig | str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Log:
+    """Open a log, as `segstore.open`.
+
+    Args:
+        path: the directory of the log; mode "a" creates it if there is none.
+        mode: "a" opens the one writer, which reads as well; "r" opens a reader, which takes no
+            lock and changes no file, also while a writer is at work.
+        config: a `LogConfig`, or the path of a TOML file with options.
+        options: single options by name (see `LogConfig`); they win over everything else.
+
+    Raises:
+        ConfigError: an option is unknown or has a value that can't be used.
+        LogLockedError: another writer has the log.
+        LogNotFoundError: mode "r", and there is no log.
+        UnsupportedFormatError: the log is of a later format version.
+        StorageError: the directory or a file can't be read or written.
+    """
+    if mode not in ("a", "r"):
+        raise ConfigError(f"mode is 'a' (write and read) or 'r' (read), not {mode!r}")
+    if isinstance(config, LogConfig):
+        # An argument like any other, whole: nothing of it gives way to the environment.
+        resolved = LogConfig.of({**config._asdict(), **options})
+    else:
+        resolved = LogConfig.of(options, toml=config)
+    try:
+        if mode == "r" and not os.path.isdir(path):
+            raise LogNotFoundError(f"{os.fspath(path)} is no directory, so there is no log to read")
+        disk = OsDisk(path, create=mode == "a")
+        try:
+            return Log(disk, mode, resolved)
+        except BaseException:
+            disk.close()
+            raise
+    except StorageError:
+        raise
+    except OSError as error:
+        if isinstance(error, LogNotFoundError):
+            raise
+        raise StorageError(
+            error.errno, f"{os.fspath(path)} can't be opened: {error.strerror or error}"
+        ) from error
+
+
+class Log:
+    """A segmented append-only log. `segstore.open` makes one.
+
+    Every method may be called from any number of threads. A log is a context manager that closes
+    itself, ``len(log)`` is how many records can be read, ``log[offset]`` is one of them, and
+    iterating gives all there are at that moment.
+    """
+
+    def __init__(self, disk: Disk, mode: Mode, config: LogConfig) -> None:
+        """Open the log in `disk`; `segstore.open` is the usual way.
+
+        Raises:
+            LogLockedError, LogNotFoundError, UnsupportedFormatError, OSError: see `segstore.open`.
+        """
+        self._disk = disk
+        self._mode = mode
+        self._config = config
+        self._is_closed = False
+        # Of compressing, sweeping, trimming and truncating: one of them at a time.
+        self._housekeeping = threading.RLock()
+        self._lock_file: File | None = None
+        self._writer: LogWriter | None = None
+        self._maintenance: Maintenance | None = None
+        view: LogView
+        if mode == "a":
+            self._lock_file = take_lock(disk)
+            try:
+                started = start_writer(disk, config, time.time_ns())
+            except BaseException:
+                leave_lock(self._lock_file)
+                raise
+            self._started = started
+            self._writer = started.writer
+            self._log_id: bytes | None = started.log_id
+            self._bell = started.bell
+            self._recovery = started.recovery
+            self._compressor = Compressor(
+                disk, started.writer.manager, started.log_id, time.time_ns()
+            )
+            self._sweeper = RetentionSweeper(
+                disk,
+                started.writer.manager,
+                started.start,
+                started.clock,
+                lambda: _committed_offsets(disk),
+                age_s=config.retention_age,
+                size_bytes=config.retention_size,
+                record_count=config.retention_records,
+                waits_for_consumers=config.retention_waits_for_consumers,
+                hard_size_bytes=config.retention_hard_size,
+            )
+            view = WriterView(
+                disk, started.writer, log_tag(started.log_id), started.tail_reader, started.start
+            )
+            if config.durability == "written":
+                # The plain append goes straight to the tail, without this class in between.
+                started.writer.owner = self
+                vars(self)["append"] = started.writer.buffer.append
+            _OPEN_LOGS.add(self)
+        else:
+            view = FileView(disk, index_interval_bytes=config.index_interval)
+            if view.found.log_id is None and not len(view.catalog):
+                raise LogNotFoundError(f"{disk.path} holds no log")
+            found = view.found
+            self._log_id = found.log_id
+            self._bell = Doorbell.open(disk)
+            self._recovery = report_of(found, [], lost_ranges(disk, found), [], view.end_offset())
+        self._reader = LogReader(view)
+        if mode == "a" and config.background:
+            self._maintenance = Maintenance(self.maintain, _interval(config), "segstore")
+            started.writer.wake = self._maintenance.wake
+            self._maintenance.start()
+
+    # Positions
+
+    @property
+    def path(self) -> str:
+        """The directory of the log."""
+        return self._disk.path
+
+    @property
+    def mode(self) -> Mode:
+        """How it was opened: "a" or "r"."""
+        return self._mode
+
+    @property
+    def config(self) -> LogConfig:
+        """The options in force."""
+        return self._config
+
+    @property
+    def start_offset(self) -> int:
+        """The log start offset: the first that can be read."""
+        return self._view().start_offset()
+
+    @property
+    def end_offset(self) -> int:
+        """The log end offset: one past the last acknowledged record, and the next to be given."""
+        return self._view().end_offset()
+
+    @property
+    def durable_offset(self) -> int:
+        """Every record below it survives power loss."""
+        return self._view().durable_offset()
+
+    @property
+    def recovery(self) -> RecoveryReport:
+        """What opening found and did."""
+        return self._recovery
+
+    def __len__(self) -> int:
+        view = self._view()
+        return max(0, view.end_offset() - view.start_offset())
+
+    # Appending
+
+    def append(
+        self,
+        value: Buffer,
+        *,
+        key: Buffer | None = None,
+        timestamp: int | None = None,
+        durability: Durability | None = None,
+    ) -> int:
+        """Append one record and return its offset.
+
+        When this returns, the record survives the process ("written"), or power loss as well
+        ("durable"). If it raises, the record was not acknowledged.
+
+        Args:
+            value: any buffer of bytes; empty is fine. Text has to be encoded first.
+            key: any buffer, or None for no key (which is not the same as an empty one).
+            timestamp: ns since the epoch; the wall clock if left out.
+            durability: "written" or "durable"; the log's option if left out.
+
+        Raises:
+            TypeError: `value` or `key` is no buffer, or `timestamp` no int.
+            RecordTooLargeError: key and value are over 16 MiB together.
+            StorageError: the disk is full or failed; the log stays readable.
+            SyncFailedError: a sync failed; see there.
+            ReadOnlyError, LogClosedError: the log can't be written through this handle.
+        """
+        return self._appending().append(value, key=key, timestamp=timestamp, durability=durability)
+
+    def append_many(
+        self,
+        values: Sequence[Buffer],
+        *,
+        keys: Sequence[Buffer | None] | None = None,
+        timestamps: Sequence[int] | None = None,
+        durability: Durability | None = None,
+    ) -> range:
+        """Append records one after another, and return their offsets.
+
+        All are appended or, when it raises, none. After a crash in the middle a part of them,
+        from the first on, may be there.
+
+        Args:
+            values: buffers of bytes; any iterable that fits into memory.
+            keys: one key or None for each value, or None for no keys at all.
+            timestamps: ns since the epoch, one for each value; the wall clock if left out.
+            durability: as for `append`.
+
+        Raises:
+            ValueError: there are not as many keys or timestamps as values.
+            TypeError, RecordTooLargeError, StorageError, SyncFailedError, ReadOnlyError,
+            LogClosedError: as for `append`.
+        """
+        return self._appending().append_many(
+            values, keys=keys, timestamps=timestamps, durability=durability
+        )
+
+    def sync(self) -> int:
+        """Make everything appended so far durable; the durable offset reached.
+
+        Raises:
+            StorageError, SyncFailedError, ReadOnlyError, LogClosedError: as for `append`.
+        """
+        return self._appending().sync()
+
+    def roll(self) -> bool:
+        """Start a new segment, unless the active one is empty; True if it did.
+
+        Raises:
+            StorageError, SyncFailedError, ReadOnlyError, LogClosedError: as for `append`.
+        """
+        writer = self._appending()
+        rolled = writer.roll()
+        if rolled and self._maintenance is None:
+            writer.seal_rolled()
+        self._wake_maintenance()
+        return rolled
+
+    # Housekeeping
+
+    def maintain(self) -> None:
+        """Do now what the background thread does every so often.
+
+        That is: sync, roll by age, seal, compress if `compression` is set, sweep if there is a
+        retention policy.
+
+        Raises:
+            StorageError, SyncFailedError, ReadOnlyError, LogClosedError: as for `append`.
+        """
+        writer = self._appending()
+        steps: list[Callable[[], Any]] = [writer.tick, writer.seal_rolled]
+        if self._sweeper.has_work:
+            steps.append(self.sweep)
+        if self._config.compression is not None:
+            steps.append(self._compress_in_bites)
+        failure: StorageError | None = None
+        for step in steps:
+            # A full disk must not stop the retention that would free it.
+            try:
+                step()
+            except StorageError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def compress(self, progress: Progress | None = None) -> int:
+        """Compress every sealed segment now; how many were.
+
+        Works whatever `compression` says (None counts as "lz4" here). A damaged segment stays as
+        it is. `progress` is called with the number of segments done and in all.
+
+        Raises:
+            StorageError: the disk is full or failed; the segment under work is as it was.
+            ReadOnlyError, LogClosedError: as for `append`.
+        """
+        self._appending().seal_rolled()
+        return self._compress(progress)
+
+    def sweep(self, *, dry_run: bool = False) -> SweepReport:
+        """Remove what the retention policies let go, and say what went and why.
+
+        Only whole sealed segments go, from the head; an active segment is rolled first if its
+        last record is over `retention_age`.
+
+        Args:
+            dry_run: change nothing, and say what would go.
+
+        Raises:
+            StorageError: a file can't be removed; it goes in the next pass.
+            ReadOnlyError, LogClosedError: as for `append`.
+        """
+        writer = self._appending()
+        with self._housekeeping, _storage_errors("retention stopped"):
+            writer.check()
+            # What is only staged is newer than anything in the active segment.
+            is_staged = writer.written_end < writer.end_offset
+            expires = not is_staged and self._sweeper.is_active_expired()
+            if expires and not dry_run:
+                with suppress(StorageError):  # on a full disk the sealed ones can go all the same
+                    if writer.roll():
+                        writer.seal_rolled()
+            try:
+                return self._sweeper.sweep(dry_run=dry_run, as_if_rolled=expires and dry_run)
+            finally:
+                self._reader.forget_removed()
+
+    def trim(self, before: int) -> None:
+        """Remove every record before an offset, at once and durably.
+
+        The log start offset becomes `before`, also in the middle of a segment; whole segments
+        below it are deleted.
+
+        Raises:
+            OffsetOutOfRangeError: `before` is outside the log.
+            StorageError, ReadOnlyError, LogClosedError: as for `append`.
+        """
+        writer = self._appending()
+        with self._housekeeping, _storage_errors("the log can't be trimmed"):
+            before = self._reading().bounds(before, None).start
+            writer.sync(before)  # the start must never be ahead of what survives a power cut
+            self._started.start.move(before, time.time_ns())
+            try:
+                self._sweeper.sweep(dry_run=False)
+            finally:
+                self._reader.forget_removed()
+
+    def truncate(self, after: int) -> None:
+        """Remove every record after an offset; that one stays, and the next append follows it.
+
+        For callers that use the log as a write-ahead log. All or nothing, whenever it is
+        interrupted. ``truncate(log.start_offset - 1)`` removes everything. Offsets are given out
+        again; do not truncate what somebody else may have read.
+
+        Raises:
+            OffsetOutOfRangeError: `after` is outside the log.
+            StorageError, SyncFailedError, ReadOnlyError, LogClosedError: as for `append`.
+        """
+        writer = self._appending()
+        with self._housekeeping, _storage_errors("the log can't be truncated"):
+            end_offset = self._reading().bounds(after + 1, None).start
+            writer.sync()
+            with writer.exclusively():
+                if writer.end_offset > end_offset:
+                    interval = self._config.index_interval
+                    try:
+                        truncate(self._disk, self._started, end_offset, time.time_ns(), interval)
+                    finally:
+                        # Behind the commit point nothing here is what the log is to become.
+                        self._reader.refusal = writer.failure
+            self._compressor.refused.clear()
+            self._bell.ring()
+
+    # Reading
+
+    def read(
+        self, start: int | None = None, stop: int | None = None, *, errors: OnDamage = "raise"
+    ) -> Iterator[Record]:
+        """The records from `start` to below `stop`, in order.
+
+        Args:
+            start: the log start offset if left out.
+            stop: the log end offset at the time of the call if left out; one behind the end means
+                the end.
+            errors: "raise" a CorruptionError at damage, or "skip" the records it took (`stats`
+                counts them).
+
+        Raises:
+            OffsetOutOfRangeError: `start` is outside the log; or, while reading, retention has
+                overtaken the reader.
+            CorruptionError: while reading; go on at its ``offsets.stop``.
+            LogClosedError: the log was closed.
+        """
+        reader = self._reading()
+        return reader.records(reader.bounds(start, stop), errors)
+
+    def values(
+        self, start: int | None = None, stop: int | None = None, *, errors: OnDamage = "raise"
+    ) -> Iterator[bytes]:
+        """The values from `start` to below `stop`, in order; as `read`, and faster."""
+        reader = self._reading()
+        return reader.values(reader.bounds(start, stop), errors)
+
+    def batches(
+        self, start: int | None = None, stop: int | None = None, *, errors: OnDamage = "raise"
+    ) -> Iterator[RecordBatch]:
+        """The records from `start` to below `stop` as columns, a batch at a time, without copies.
+
+        As `read`, and fastest: what a batch's columns view was read and checked once.
+        """
+        reader = self._reading()
+        return reader.batches(reader.bounds(start, stop), errors)
+
+    def __getitem__(self, offset: int) -> Record:
+        if not isinstance(offset, int):
+            raise TypeError(
+                f"log[...] takes one offset, not {type(offset).__name__}; read(start, stop) reads "
+                f"a range"
+            )
+        return self._reading().record(offset)
+
+    def __iter__(self) -> Iterator[Record]:
+        return self.read()
+
+    def snapshot(self, path: str | os.PathLike[str]) -> SnapshotReport:
+        """Copy the log to a new directory, consistently, while it is read and written.
+
+        Holds everything acknowledged before the call, and is durable when it returns. Sealed
+        segments are hard links, which cost no space (a copy on another file system); the rest is
+        copied. The copy is a log of its own, with the committed offsets of the consumers. Works
+        in both modes.
+
+        Args:
+            path: a directory that must not exist yet.
+
+        Raises:
+            StorageError: `path` exists, or a file can't be read or written.
+            LogClosedError: the log was closed.
+        """
+        from segstore.log.snapshot import take_snapshot
+
+        view = self._view()
+        with self._housekeeping, _storage_errors("the snapshot failed"):
+            if self._writer is not None:
+                self._writer.sync()
+            return take_snapshot(view, os.fspath(path), self._log_id or b"", time.time_ns())
+
+    def repair(self, *, dry_run: bool = False) -> RepairReport:
+        """Make missing or damaged indexes anew, and take damaged bytes out of sealed segments.
+
+        Damaged bytes are set aside in files of their own first. What can be read stays readable,
+        and offsets that are lost stay lost.
+
+        Args:
+            dry_run: change nothing, and say what would be done.
+
+        Raises:
+            StorageError: a step failed; the segment under work is as it was.
+            ReadOnlyError, LogClosedError: as for `append`.
+        """
+        from segstore.log.repair import repair
+
+        writer = self._appending()
+        with self._housekeeping, _storage_errors("the log can't be repaired"):
+            writer.check()
+            return repair(
+                self._disk,
+                writer.manager,
+                self._started.log_id,
+                index_interval_bytes=self._config.index_interval,
+                dry_run=dry_run,
+            )
+
+    def follow(
+        self,
+        start: Start = "end",
+        *,
+        timeout: float | None = None,
+        errors: OnDamage = "raise",
+        on_lost: OnLost = "raise",
+    ) -> Follower:
+        """Records from `start` on, as they come; works across processes.
+
+        Args:
+            start: "end", "start" or an offset.
+            timeout: end when no record came for so many seconds; None waits for ever.
+            errors: as for `read`.
+            on_lost: "raise" an OffsetOutOfRangeError when retention overtakes the follower, or
+                "continue" at the new log start offset and count what was lost.
+
+        Raises:
+            OffsetOutOfRangeError: the offset is outside the log; or, while following, see above.
+            CorruptionError: while following; set ``follower.position`` to its ``offsets.stop``.
+            LogClosedError: the log was closed.
+        """
+        from segstore.log.consumer import resolve_start
+        from segstore.log.follow import Follower
+
+        reader = self._reading()
+        position = resolve_start(reader, start)
+        return Follower(reader, self._bell, position, timeout, errors, on_lost)
+
+    def consumer(self, name: str, start: Start = "start") -> Consumer:
+        """The consumer of that name: a position in the log that survives its program.
+
+        Works in both modes; the consumer's own file is the only one it writes.
+
+        Args:
+            name: 1 to 100 ASCII letters, digits, ".", "_" and "-", the first a letter or digit.
+            start: where a new consumer begins: "start", "end" or an offset.
+
+        Raises:
+            ConsumerLockedError: somebody else holds the name.
+            ValueError: `name` is not a valid one.
+            OffsetOutOfRangeError: `start` is outside the log.
+            StorageError: its file can't be made or read.
+            LogClosedError: the log was closed.
+        """
+        from segstore.log.consumer import Consumer, resolve_start
+
+        reader = self._reading()
+        position = resolve_start(reader, start)
+        with _storage_errors(f"consumer {name!r} can't be opened"):
+            return Consumer(self._disk, reader, self._bell, name, self._log_id or b"", position)
+
+    def consumers(self) -> tuple[ConsumerInfo, ...]:
+        """The registered consumers.
+
+        Raises:
+            LogClosedError: the log was closed.
+        """
+        from segstore.log.consumer import ConsumerInfo, registered
+
+        view = self._view()
+        end, start = view.end_offset(), view.start_offset()
+        with _storage_errors("the consumers can't be read"):
+            return tuple(
+                ConsumerInfo(name, committed, max(0, end - max(committed, start)), lost)
+                for name, (committed, lost) in sorted(registered(self._disk).items())
+            )
+
+    def remove_consumer(self, name: str) -> bool:
+        """Forget a consumer, so that retention no longer waits for it; True if there was one.
+
+        Raises:
+            ConsumerLockedError: somebody holds it.
+            ReadOnlyError, LogClosedError: as for `append`.
+        """
+        from segstore.log.consumer import registered
+
+        self._appending()
+        if name not in registered(self._disk):
+            return False
+        file_name = consumer_file(name)
+        with _storage_errors(f"consumer {name!r} can't be removed"):
+            file = self._disk.open(file_name)
+            try:
+                file.lock()
+                self._disk.unlink(file_name)
+                self._disk.sync_directory()
+            except LockHeldError:
+                raise ConsumerLockedError(name) from None
+            finally:
+                file.close()
+        return True
+
+    def find(
+        self,
+        key: Buffer,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        errors: OnDamage = "raise",
+    ) -> Iterator[Record]:
+        """The records with that key, in order; sealed segments without it are not read.
+
+        Args:
+            key: any buffer of bytes.
+            start, stop, errors: as for `read`.
+
+        Raises:
+            OffsetOutOfRangeError, CorruptionError, LogClosedError: as for `read`.
+            TypeError: `key` is no buffer.
+        """
+        from segstore.log.finding import find_key
+
+        reader = self._reading()
+        return find_key(reader, as_bytes(key, "key"), reader.bounds(start, stop), errors)
+
+    def offset_for_time(self, timestamp: int) -> int | None:
+        """The first offset whose record has `timestamp` (ns since the epoch) or a later one.
+
+        None if there is no such record. Damaged records are passed over.
+
+        Raises:
+            LogClosedError: the log was closed.
+        """
+        return self._reading().offset_for_time(timestamp)
+
+    # Looking at the log itself
+
+    def segments(self) -> tuple[SegmentInfo, ...]:
+        """The segments, oldest first."""
+        view = self._view()
+        view.refresh()
+        catalog = view.catalog
+        infos = []
+        for number, segment in enumerate(catalog.segments):
+            stamp = segment.stamp
+            end = catalog.end_offset(number)
+            state: Literal["active", "sealed", "compressed"] = "active"
+            if segment.is_compressed:
+                state = "compressed"
+            elif stamp is not None or number + 1 < len(catalog):
+                state = "sealed"
+            size = segment.data_bytes
+            if not segment.is_sealed:  # only these grow; not one look a segment, of thousands
+                found = self._disk.size_of(segment.data_name)
+                size = size if found is None else found  # it went since the listing
+            infos.append(
+                SegmentInfo(
+                    segment.base_offset,
+                    view.end_offset() if end is None else end,
+                    state,
+                    size,
+                    size if stamp is None else stamp.raw_bytes,
+                    # The stamp of a segment that was opened again may not know it.
+                    None if stamp is None or stamp.min_timestamp == NO_MAX else stamp.min_timestamp,
+                    None if stamp is None else stamp.max_timestamp,
+                    os.path.join(self.path, segment.data_name),
+                )
+            )
+        return tuple(infos)
+
+    def verify(self) -> VerifyReport:
+        """Check every byte of every segment; nothing is changed.
+
+        Raises:
+            LogClosedError: the log was closed.
+            StorageError: a file can't be read.
+        """
+        from segstore.log.verify import verify
+
+        return verify(self._view())
+
+    def stats(self) -> Stats:
+        """Counters and facts of this handle."""
+        view = self._view()
+        writer = self._writer
+        maintenance = self._maintenance
+        return Stats(
+            start_offset=view.start_offset(),
+            end_offset=view.end_offset(),
+            durable_offset=view.durable_offset(),
+            segment_count=len(view.catalog),
+            size_bytes=sum(info.size_bytes for info in self.segments()),
+            checksum=checksum.PROVIDER,
+            kernel=kernel.PROVIDER,
+            tail=view.tail is not None,
+            syncs=0 if writer is None else writer.sync_count,
+            rolls=0 if writer is None else writer.manager.roll_count,
+            damaged_records=self._reader.damaged_record_count,
+            background_error=None if maintenance is None else maintenance.error,
+        )
+
+    # Closing
+
+    def close(self) -> None:
+        """Sync everything and let go of the log; a second call does nothing.
+
+        Raises:
+            StorageError, SyncFailedError: the last sync failed. The log is closed all the same,
+                and opening it again goes on from what reached the disk.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._reader.refusal = LogClosedError("the log was closed; open it again")
+        vars(self).pop("append", None)
+        if self._maintenance is not None:
+            self._maintenance.stop()
+        try:
+            if self._writer is not None:
+                with suppress(SegstoreError):  # `close` below says what is wrong
+                    self._writer.drain()  # which may roll
+                    self._writer.seal_rolled()
+                self._writer.close()
+        finally:
+            if self._lock_file is not None:
+                leave_lock(self._lock_file)
+            if self._writer is not None:
+                self._started.start.close()
+            self._reader.close()
+            self._bell.close()
+            self._disk.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._is_closed:
+            return f"<segstore.Log {self.path!r}, closed>"
+        return f"<segstore.Log {self.path!r}, offsets {self.start_offset} to {self.end_offset - 1}>"
+
+    def _compress_in_bites(self) -> None:
+        """One segment at a time, so that no sync, seal or sweep is far behind its time.
+
+        Under a fast writer there is always one more to compress, and the log would outgrow its
+        retention meanwhile.
+        """
+        writer = self._appending()
+        while not self._is_closed and self._compress(limit=1):
+            writer.tick()
+            writer.seal_rolled()
+            if self._sweeper.has_work:
+                self.sweep()
+
+    def _compress(self, progress: Progress | None = None, limit: int | None = None) -> int:
+        self._appending().check()
+        codec = self._config.compression or "lz4"
+        with self._housekeeping, _storage_errors("a segment can't be compressed"):
+            try:
+                return self._compressor.run(codec, progress, limit)
+            finally:
+                self._reader.forget_removed()
+
+    def _wake_maintenance(self) -> None:
+        if self._maintenance is not None:
+            self._maintenance.wake()
+
+    def _appending(self) -> LogWriter:
+        if self._writer is None:
+            raise ReadOnlyError(
+                "the log was opened with mode='r'; open it with mode='a' to change it"
+            )
+        if self._is_closed:
+            raise LogClosedError("the log was closed; open it again")
+        self._writer.check_owner()
+        return self._writer
+
+    def _reading(self) -> LogReader:
+        self._reader.check_open()
+        return self._reader
+
+    def _view(self) -> LogView:
+        return self._reading().view
+
+    def _abandon(self) -> None:
+        """In the child of a fork: never write, and let go of the lock it shares."""
+        if self._writer is not None:
+            self._writer.abandon()
+            self._maintenance = None
+            self._housekeeping = threading.RLock()
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+
+_OPEN_LOGS: weakref.WeakSet[Log] = weakref.WeakSet()
+
+
+@contextmanager
+def _storage_errors(what: str) -> Iterator[None]:
+    """Say what a failed system call kept from being done."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if isinstance(error, SegstoreError):
+            raise
+        raise StorageError(error.errno, f"{what}: {error.strerror or error}") from error
+
+
+def _committed_offsets(disk: Disk) -> dict[str, int]:
+    from segstore.log.consumer import registered
+
+    return {name: found[0] for name, found in registered(disk).items()}
+
+
+def _interval(config: LogConfig) -> float:
+    wanted = min(config.sync_interval, config.segment_age)
+    return min(max(wanted, MAINTENANCE_INTERVAL_S_MIN), MAINTENANCE_INTERVAL_S_MAX)
+
+
+def _close_all() -> None:
+    for log in list(_OPEN_LOGS):
+        with suppress(Exception):  # at exit there is nobody left to tell
+            log.close()
+
+
+def _abandon_all() -> None:
+    for log in list(_OPEN_LOGS):
+        log._abandon()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_abandon_all)

@@ -1,0 +1,220 @@
+"""The segments of a log under its one writer: create, roll, seal, look up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from segstore.disk import Disk
+from segstore.format.fileheader import KIND_SEGMENT, FileHeader, log_tag
+from segstore.format.frame import EncodedFrame
+from segstore.segment.catalog import Catalog, Segment
+from segstore.segment.keys import key_filter_of, read_again
+from segstore.segment.writer import SegmentWriter
+
+
+class SegmentManager:
+    """Rolls and seals segments; whoever calls `write` or `roll` holds the log's append lock.
+
+    A roll only starts a new segment, so that no append waits for a device: the old one is sealed
+    later, by `seal_rolled`, oldest first.
+
+    Attributes:
+        active: the segment that is written to.
+        catalog: all segments, replaced as a whole at every change.
+        roll_count: how many were rolled since the log was opened.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        log_id: bytes,
+        catalog: Catalog,
+        *,
+        segment_size_bytes: int,
+        segment_age_s: float,
+        index_interval_bytes: int,
+        wall_ns: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._disk = disk
+        self._log_id = log_id
+        self._segment_size_bytes = segment_size_bytes
+        self._segment_age_s = segment_age_s
+        self._index_interval_bytes = index_interval_bytes
+        self._wall_ns = wall_ns
+        self._monotonic = monotonic
+        self._catalog_lock = threading.Lock()
+        self._rolled: list[SegmentWriter] = []
+        self._first_record_at: float | None = None
+        self.active: SegmentWriter
+        self.catalog = catalog
+        self.roll_count = 0
+
+    @property
+    def index_capacity(self) -> int:
+        """How many index entries a segment has room for."""
+        return self._segment_size_bytes // self._index_interval_bytes + 2
+
+    @property
+    def room_bytes(self) -> int:
+        """How much the active segment still takes before it rolls."""
+        return self._segment_size_bytes - self.active.state.size_bytes
+
+    def start(self, base_offset: int) -> None:
+        """Create the segment to write to.
+
+        Raises:
+            OSError: it can't be created; nothing is left behind.
+        """
+        self.adopt(self._create(base_offset))
+
+    def adopt(self, writer: SegmentWriter) -> None:
+        """Write to `writer` from now on."""
+        self.active = writer
+        self._first_record_at = None
+        if not writer.state.is_empty:
+            # Closing the log doesn't make its segment any younger.
+            age_ns = self._wall_ns() - writer.state.first_append_time
+            self._first_record_at = self._monotonic() - max(0, age_ns) / 10**9
+        self.replace(Segment(writer.base_offset, False, 0, None))
+
+    def reset(self, catalog: Catalog) -> None:
+        """Forget every segment but those of `catalog`; what was written to is closed."""
+        with self._catalog_lock:
+            self._rolled = []
+            self.catalog = catalog
+
+    def write(self, frames: Sequence[EncodedFrame], append_time: int) -> None:
+        """Append frames, all or none, rolling as often as it takes.
+
+        Raises:
+            OSError: they could not be written, and everything is as it was; SegmentBrokenError if
+                it could not be put back.
+        """
+        if self._fitting(self.active, frames) == len(frames):
+            self.active.write(frames, append_time)
+        else:
+            self._write_rolling(frames, append_time)
+        if self._first_record_at is None:
+            self._first_record_at = self._monotonic()
+
+    def _write_rolling(self, frames: Sequence[EncodedFrame], append_time: int) -> None:
+        mark = self.active.state.mark()
+        created: list[SegmentWriter] = []
+        writer, waiting = self.active, list(frames)
+        try:
+            while waiting:
+                count = self._fitting(writer, waiting)
+                if count == 0:
+                    writer = self._create(waiting[0].base_offset)
+                    created.append(writer)
+                    continue
+                writer.write(waiting[:count], append_time)
+                del waiting[:count]
+        except OSError:
+            for new in reversed(created):
+                new.discard()
+            if self.active.state.mark() != mark:
+                self.active.cut_back(mark)
+            raise
+        for new in created:
+            self._roll_into(new)
+
+    def roll(self) -> bool:
+        """Start a new segment, unless the active one is empty; True if it did.
+
+        Raises:
+            OSError: a new one can't be created; the active one goes on.
+        """
+        if self.active.state.is_empty:
+            return False
+        self._roll_into(self._create(self.active.state.end_offset))
+        return True
+
+    def is_roll_due(self) -> bool:
+        """Whether the first record of the active segment is as old as a segment may get."""
+        first = self._first_record_at
+        return first is not None and self._monotonic() - first >= self._segment_age_s
+
+    @property
+    def unsealed_count(self) -> int:
+        """How many rolled segments wait for their seal."""
+        return len(self._rolled)
+
+    def writers(self) -> list[SegmentWriter]:
+        """The segments that are not sealed, oldest first: what a sync has to cover."""
+        return [*self._rolled, self.active]
+
+    def seal_rolled(self) -> int:
+        """Seal the segments that were rolled, oldest first; how many there were.
+
+        One caller at a time, and not during a sync; their data has been synced.
+
+        Raises:
+            OSError: a step failed; what was not sealed stays readable and is sealed at the next
+                opening.
+        """
+        count = 0
+        while self._rolled:
+            self.seal(self._rolled[0])
+            del self._rolled[0]
+            count += 1
+        return count
+
+    def seal(self, writer: SegmentWriter) -> None:
+        """Seal one segment that is not written to any more.
+
+        Raises:
+            OSError: as `seal_rolled`.
+        """
+        tag = log_tag(self._log_id)
+        if writer.state.is_inherited:
+            writer.state = read_again(self._disk, writer.state, tag)
+        key_filter = None
+        if writer.state.has_keys:
+            key_filter = key_filter_of(self._disk, writer.base_offset, tag)
+        stamp = writer.seal(key_filter)
+        self.replace(Segment(writer.base_offset, False, stamp.data_bytes, stamp))
+
+    def replace(self, segment: Segment) -> None:
+        """Put a segment into the catalog, in place of the one with its base offset."""
+        with self._catalog_lock:
+            self.catalog = self.catalog.with_segment(segment)
+
+    def remove(self, base_offsets: set[int]) -> None:
+        """Take segments out of the catalog."""
+        with self._catalog_lock:
+            self.catalog = self.catalog.without(base_offsets)
+
+    def close(self) -> None:
+        """Close every file as it is."""
+        for writer in self.writers():
+            writer.close()
+
+    def _fitting(self, writer: SegmentWriter, frames: Sequence[EncodedFrame]) -> int:
+        """How many of the frames go into `writer`; one at least into an empty segment."""
+        if writer.is_index_full and not writer.state.is_empty:
+            return 0
+        size, count = writer.state.size_bytes, 0
+        for frame in frames:
+            size += frame.size_bytes
+            if size > self._segment_size_bytes and not (writer.state.is_empty and count == 0):
+                break
+            count += 1
+        return count
+
+    def _create(self, base_offset: int) -> SegmentWriter:
+        header = FileHeader(KIND_SEGMENT, base_offset, self._log_id, self._wall_ns())
+        return SegmentWriter.create(
+            self._disk,
+            header,
+            index_capacity=self.index_capacity,
+            index_interval_bytes=self._index_interval_bytes,
+        )
+
+    def _roll_into(self, writer: SegmentWriter) -> None:
+        self._rolled.append(self.active)
+        self.adopt(writer)
+        self.roll_count += 1

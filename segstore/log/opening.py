@@ -1,0 +1,354 @@
+"""Opening a log: find what there is, judge it, and as the writer put it right.
+
+The order of steps makes every interruption safe: nothing is cut before it was set aside durably,
+and the tail is emptied only after what it held stands in a segment.
+
+    1 lock   2 list, remove leftovers   3 scan the unsealed run   4 judge (recovery.plan)
+    5 set aside, cut   6 reseal all but the last   7 the tail's records into the active segment
+    8 void the tail if offsets will be given again
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import NamedTuple
+
+from segstore.disk import Disk
+from segstore.errors import StorageError
+from segstore.format.fileheader import (
+    FILE_HEADER_BYTES,
+    KIND_INDEX,
+    KIND_SEGMENT,
+    KIND_START,
+    decode_file_header,
+    log_tag,
+)
+from segstore.format.names import START, TAIL
+from segstore.format.scanner import Frame
+from segstore.log.report import CutTail, LostRange, RecoveryReport
+from segstore.log.truncation import pending_truncation
+from segstore.segment.aside import free_name, set_aside
+from segstore.segment.catalog import Catalog, Segment, list_segments
+from segstore.segment.checkpointfile import CheckpointFile
+from segstore.segment.reader import SegmentReader
+from segstore.segment.recovery import Finding, Plan, ScannedSegment, Verdict, plan, scan_segment
+from segstore.segment.tail import FRAMES_POSITION, Staged, Tail, TailReader, stray_offset
+
+# Without any of these errors the file system can allocate; with them small appends do without.
+_CANT_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOSPC, errno.EDQUOT}
+
+
+class Found(NamedTuple):
+    """A log as it stands on disk, read and judged, with nothing changed.
+
+    Attributes:
+        log_id: the log's id; None for a directory without any log.
+        catalog: all segments by the listing.
+        leftovers: names that hold nothing.
+        start_offset: the log start offset.
+        tail: the mapped tail, or None.
+        reader: looks into it; None without a tail or a log id.
+        run: the segments at the end of the log that are not sealed.
+        scanned: what is in them, but for segments that were never born.
+        unborn: names of segments that were being created.
+        plan: what to do.
+        from_tail: the records in the tail that the segments don't have.
+    """
+
+    log_id: bytes | None
+    catalog: Catalog
+    leftovers: list[str]
+    start_offset: int
+    tail: Tail | None
+    reader: TailReader | None
+    run: list[Segment]
+    scanned: list[ScannedSegment]
+    unborn: list[str]
+    plan: Plan
+    from_tail: Staged
+
+
+def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | None = None) -> Found:
+    """Read what opening needs, and change nothing; `tail` is the one at hand, if any.
+
+    Raises:
+        OSError: a file can't be read.
+        UnsupportedFormatError: a file is of a later format version.
+    """
+    tail = tail or Tail.open(disk, write=write)
+    # Read before the files are looked at: a writer at work moves them on meanwhile.
+    recovery_point = (tail.recovery_point.read() or 0) if tail is not None else 0
+    durable_offset = (tail.durable.read() or 0) if tail is not None else 0
+    catalog, leftovers = list_segments(disk)
+    # A writer has carried a truncation out by now; a reader sees the log as it is to become.
+    ends_at = pending_truncation(disk)
+    if ends_at is not None:
+        catalog = Catalog(s for s in catalog.segments if s.base_offset < ends_at)
+        durable_offset = min(durable_offset, ends_at)
+    log_id, start_offset = _identify(disk, catalog, tail)
+    run = catalog.unsealed_run()
+    scanned = [
+        scan_segment(
+            disk,
+            segment.base_offset,
+            log_id,
+            recovery_point=recovery_point,
+            index_interval_bytes=index_interval_bytes,
+        )
+        for segment in catalog.segments[run:]
+    ]
+    first = next((found.state.base_offset for found in scanned if not found.is_unborn), None)
+    sealed_end = _sealed_end(disk, catalog, run, durable_offset, log_id, first)
+    vouch = max(sealed_end or 0, durable_offset)
+    unborn: list[str] = []
+    while scanned and scanned[-1].is_unborn and scanned[-1].state.base_offset >= vouch:
+        dead = catalog.segments[run + len(scanned) - 1]
+        unborn += [dead.data_name, dead.index_name]
+        scanned.pop()
+    # Where the first segment starts behind the log start offset, files are missing.
+    first_base = min([start_offset, *(found.state.base_offset for found in scanned[:1])])
+    reader = None
+    if ends_at is not None:
+        tail = None
+    if tail is not None and log_id is not None:
+        reader = TailReader(tail.view, log_tag(log_id))
+    staged = Staged(0, [], [], []) if reader is None else reader.read_all()
+    judged = plan(
+        scanned, vouch, sealed_end if sealed_end is not None else first_base, staged.offsets
+    )
+    if ends_at is not None:
+        judged = judged._replace(next_offset=min(judged.next_offset, ends_at))
+    return Found(
+        log_id,
+        catalog,
+        leftovers,
+        start_offset,
+        tail,
+        reader,
+        catalog.segments[run:],
+        scanned,
+        unborn,
+        judged,
+        staged.since(judged.next_offset),
+    )
+
+
+def _sealed_end(
+    disk: Disk,
+    catalog: Catalog,
+    run: int,
+    durable_offset: int,
+    log_id: bytes | None,
+    next_base: int | None,
+) -> int | None:
+    """Where the sealed segments before number `run` end, or None if there are none."""
+    if run == 0:
+        return None
+    last = catalog.segments[run - 1]
+    if last.stamp is not None:  # and not where the next one starts: one may be missing between
+        end_offset = last.stamp.end_offset
+        return end_offset if next_base is None else min(end_offset, next_base)
+    if next_base is not None:
+        return next_base
+    # Compressed, at the end, and its index is lost: what is in it tells, and where damage took the
+    # last frames, what the tail says had been durable.
+    tag = None if log_id is None else log_tag(log_id)
+    reader = SegmentReader(disk, last.base_offset, tag, is_compressed=True, stamp=None)
+    ends = (e.batch.end_offset for e in reader.events_unindexed() if isinstance(e, Frame))
+    return max([last.base_offset, durable_offset, *ends])
+
+
+def _identify(disk: Disk, catalog: Catalog, tail: Tail | None) -> tuple[bytes | None, int]:
+    """The log's id, from whatever file still says it, and the log start offset."""
+    log_id = None if tail is None else tail.log_id
+    start_offset = catalog.segments[0].base_offset if len(catalog) else 0
+    checkpoint = CheckpointFile.open(disk, START, KIND_START, write=False)
+    if checkpoint is not None:
+        log_id = log_id or checkpoint.log_id
+        start_offset = checkpoint.current.value
+        checkpoint.close()
+    for segment in reversed(catalog.segments):
+        if log_id is not None:
+            break
+        log_id = _log_id_of(disk, segment)
+    return log_id, start_offset
+
+
+def _log_id_of(disk: Disk, segment: Segment) -> bytes | None:
+    names = [(segment.index_name, KIND_INDEX)]
+    if not segment.is_compressed:
+        names.append((segment.data_name, KIND_SEGMENT))
+    for name, kind in names:
+        if disk.size_of(name) is not None:
+            file = disk.open(name)
+            header = decode_file_header(file.read(FILE_HEADER_BYTES, 0), kind)
+            file.close()
+            if header is not None:
+                return header.log_id
+    if segment.is_compressed:
+        return None
+    scanned = scan_segment(
+        disk, segment.base_offset, None, recovery_point=0, index_interval_bytes=4096
+    )
+    return None if scanned.state.is_empty else _id_with_tag(disk, segment)
+
+
+def _id_with_tag(disk: Disk, segment: Segment) -> bytes:
+    """A new id that the frames of a log agree with whose own id is lost with every header."""
+    file = disk.open(segment.data_name)
+    tag = file.read(FILE_HEADER_BYTES, FILE_HEADER_BYTES)[48:52]
+    file.close()
+    return tag + os.urandom(12)
+
+
+def lost_ranges(disk: Disk, found: Found) -> list[LostRange]:
+    """What of the findings is damage, and not just a torn tail, and what no file holds."""
+    return _missing(disk, found) + [
+        LostRange(
+            _path(disk, finding), finding.damage.position, finding.offsets, finding.damage.reason
+        )
+        for finding in found.plan.findings
+        if finding.verdict is not Verdict.TORN
+    ]
+
+
+def _missing(disk: Disk, found: Found) -> list[LostRange]:
+    """The holes before and between the sealed segments, by their names and stamps alone."""
+    lost: list[LostRange] = []
+    expected = found.start_offset
+    segments = found.catalog.segments
+    for number, segment in enumerate(segments[: len(segments) - len(found.run)]):
+        if segment.base_offset > expected:
+            path = os.path.join(disk.path, segment.data_name)
+            missing = range(expected, segment.base_offset)
+            lost.append(LostRange(path, 0, missing, "a segment is missing before it"))
+        end_offset = found.catalog.end_offset(number) if segment.stamp is None else None
+        expected = segment.stamp.end_offset if segment.stamp is not None else end_offset or 0
+    return lost
+
+
+def _path(disk: Disk, finding: Finding) -> str:
+    segment = Segment(finding.base_offset, False, 0, None)
+    return os.path.join(disk.path, segment.data_name)
+
+
+def clear(disk: Disk, found: Found) -> list[str]:
+    """Remove what interrupted steps left behind; the names removed.
+
+    Raises:
+        OSError: a file can't be removed.
+    """
+    removed = [*found.leftovers, *found.unborn]
+    gone = [name for name in removed if disk.size_of(name) is not None]
+    for name in gone:
+        disk.unlink(name)
+    if gone:
+        disk.sync_directory()
+    return gone
+
+
+def cut_torn(disk: Disk, found: Found) -> list[CutTail]:
+    """Set aside and cut what the plan calls torn; what was cut.
+
+    Raises:
+        OSError: a step failed; opening again goes on from there.
+    """
+    cuts: list[CutTail] = []
+    reason = found.plan.findings[-1].damage.reason if found.plan.findings else ""
+    # From the end, so that an interruption never leaves a hole before a segment.
+    for scanned in reversed(found.scanned[found.plan.keep :]):
+        segment = Segment(scanned.state.base_offset, False, 0, None)
+        name = segment.data_name
+        kept = free_name(disk, name, 0)
+        disk.rename(name, kept)
+        if disk.size_of(segment.index_name) is not None:
+            disk.unlink(segment.index_name)
+        disk.sync_directory()
+        is_torn = found.plan.findings[-1].base_offset == scanned.state.base_offset
+        why = reason if is_torn else f"follows a torn write: {reason}"
+        path, kept_path = os.path.join(disk.path, name), os.path.join(disk.path, kept)
+        cuts.append(CutTail(path, 0, scanned.size_bytes, why, kept_path))
+    if found.plan.cut is not None:
+        segment = Segment(found.plan.findings[-1].base_offset, False, 0, None)
+        cuts.append(_cut_file(disk, segment.data_name, found.plan.cut.position, reason))
+    return cuts[::-1]
+
+
+def _cut_file(disk: Disk, name: str, position: int, reason: str) -> CutTail:
+    file = disk.open(name, write=True)
+    try:
+        size_bytes = file.size() - position
+        kept = set_aside(disk, name, position, file.read(size_bytes, position))
+        file.truncate(position)
+        file.sync()
+    finally:
+        file.close()
+    return CutTail(
+        os.path.join(disk.path, name), position, size_bytes, reason, os.path.join(disk.path, kept)
+    )
+
+
+def set_stray_aside(disk: Disk, found: Found, end_offset: int) -> CutTail | None:
+    """Set aside what the tail holds behind a gap: records whose forerunners a power cut took."""
+    if found.reader is None or found.log_id is None:
+        return None
+    offset = stray_offset(found.reader, log_tag(found.log_id), end_offset)
+    if offset is None:
+        return None
+    data = bytes(found.reader.view[FRAMES_POSITION:])
+    kept = set_aside(disk, TAIL, FRAMES_POSITION, data.rstrip(b"\0"))
+    path = os.path.join(disk.path, TAIL)
+    reason = (
+        f"the tail has offset {offset}, but is damaged there, or the records before it are gone"
+    )
+    return CutTail(path, FRAMES_POSITION, len(data), reason, os.path.join(disk.path, kept))
+
+
+def set_odd_tail_aside(disk: Disk, found: Found) -> list[CutTail]:
+    """Make room for a new tail where the old one is not of the size it has to be.
+
+    Raises:
+        OSError: it can't be renamed.
+    """
+    size_bytes = disk.size_of(TAIL)
+    if found.tail is not None or not size_bytes:
+        return []
+    kept = free_name(disk, TAIL, 0)
+    disk.rename(TAIL, kept)
+    disk.sync_directory()
+    path, kept_path = os.path.join(disk.path, TAIL), os.path.join(disk.path, kept)
+    return [CutTail(path, 0, size_bytes, "the tail is not of its size", kept_path)]
+
+
+def open_tail(
+    disk: Disk, found: Found, log_id: bytes, created: int, end_offset: int
+) -> Tail | None:
+    """The tail to write into, made new where there is none; None where none can be had.
+
+    Raises:
+        StorageError: making it failed for another reason than missing space or support.
+    """
+    if found.tail is not None:
+        found.tail.mend_header(log_id, created)
+        return found.tail
+    try:
+        return Tail.create(disk, log_id, created, end_offset)
+    except OSError as error:
+        if error.errno in _CANT_ALLOCATE:
+            return None
+        raise StorageError(error.errno, f"the tail can't be made: {error.strerror}") from error
+
+
+def report_of(
+    found: Found, cuts: list[CutTail], lost: list[LostRange], removed: list[str], end_offset: int
+) -> RecoveryReport:
+    """The report of an opening."""
+    scanned_bytes = sum(scanned.scanned_bytes for scanned in found.scanned)
+    from_tail = len(found.from_tail.values)
+    point = found.tail.recovery_point.read() if found.tail is not None else None
+    is_new = found.tail is None and not found.catalog.segments
+    was_clean = not (cuts or lost or removed or from_tail) and (point == end_offset or is_new)
+    return RecoveryReport(
+        was_clean, tuple(cuts), tuple(lost), from_tail, tuple(removed), scanned_bytes
+    )

@@ -1,0 +1,424 @@
+"""Reading a log: by offset, in order, by time. One code for the writer's process and all others.
+
+The catalog gives the segment, the segment's index the place, the scanner the frames; what is not
+in a segment yet is in the tail. A file that is gone was swapped for its compressed form or
+deleted, and the catalog is asked again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any, Literal, TypeVar
+
+from segstore.errors import (
+    ConfigError,
+    CorruptionError,
+    LogClosedError,
+    OffsetOutOfRangeError,
+    SegstoreError,
+    StorageError,
+)
+from segstore.format.frame import Record, RecordBatch
+from segstore.format.scanner import Damage, Frame
+from segstore.log.view import LogView
+from segstore.segment.catalog import Catalog, Segment
+from segstore.segment.reader import SegmentReader
+
+OnDamage = Literal["raise", "skip"]
+
+# Open segment files, and batches of compressed segments for point reads, that are kept at hand.
+OPEN_SEGMENTS_MAX = 32
+BYTES_AT_HAND_MAX = 2 << 20
+
+# How often an offset is looked for while the files around it keep changing.
+ATTEMPTS_MAX = 20
+
+_T = TypeVar("_T")
+
+
+class LogReader:
+    """Reads a log through a view. Every method may be called from any number of threads.
+
+    Attributes:
+        damaged_record_count: how many records reads had to skip or refuse.
+        refusal: why nothing can be read any more (the log was closed, for one), or None.
+    """
+
+    def __init__(self, view: LogView) -> None:
+        self.view = view
+        self.damaged_record_count = 0
+        self.refusal: SegstoreError | None = None
+        self._segments: OrderedDict[int, tuple[Segment, SegmentReader]] = OrderedDict()
+        self._batches_at_hand: OrderedDict[tuple[int, int], RecordBatch] = OrderedDict()
+        self._bytes_at_hand = 0
+        self._epoch = view.epoch()
+        # The batch of the last point read, and the epoch it was read in.
+        self._last: tuple[bytes, RecordBatch | None] = b"", None
+        self._lock = threading.Lock()  # of the two caches
+
+    def close(self) -> None:
+        """Let go of every file; what still reads ends with LogClosedError."""
+        self.refusal = LogClosedError("the log was closed; open it again")
+        with self._lock:
+            self._segments.clear()
+            self._batches_at_hand.clear()
+        self.view.close()
+
+    def check_open(self) -> None:
+        """Refuse to go on once nothing can be read any more.
+
+        Raises:
+            SegstoreError: the reason; LogClosedError once the log was closed.
+        """
+        if self.refusal is not None:
+            raise self.refusal
+
+    def bounds(self, start: int | None, stop: int | None) -> range:
+        """The offsets to read: `start` checked, `stop` no further than the end.
+
+        Raises:
+            OffsetOutOfRangeError: `start` is outside the log, or `stop` is negative.
+            TypeError: one of them is not an int.
+        """
+        first, end = self.view.start_offset(), self.view.end_offset()
+        start = first if start is None else _checked_int(start)
+        stop = end if stop is None else _checked_int(stop)
+        if not first <= start <= end:
+            raise OffsetOutOfRangeError(start, first, end)
+        if stop < 0:
+            raise OffsetOutOfRangeError(stop, first, end)
+        return range(start, max(start, min(stop, end)))
+
+    def records(self, offsets: range, errors: OnDamage) -> Iterator[Record]:
+        """The records of a checked range."""
+        return chain.from_iterable(
+            self._converted(self.batches(offsets, errors), errors, RecordBatch.records)
+        )
+
+    def values(self, offsets: range, errors: OnDamage) -> Iterator[bytes]:
+        """The values of a checked range."""
+        return chain.from_iterable(
+            self._converted(self.batches(offsets, errors), errors, RecordBatch.values)
+        )
+
+    def _converted(
+        self,
+        batches: Iterator[RecordBatch],
+        errors: OnDamage,
+        convert: Callable[[RecordBatch], list[_T]],
+    ) -> Iterator[list[_T]]:
+        for batch in batches:
+            try:
+                items = convert(batch)
+            except ValueError:
+                items = self.convert(batch, convert, errors, [])
+            yield items
+
+    def batches(self, offsets: range, errors: OnDamage) -> Iterator[RecordBatch]:
+        """The batches of a checked range, the first and the last cut to it.
+
+        Raises:
+            CorruptionError: a record of the range can't be read, and `errors` is "raise".
+            OffsetOutOfRangeError: retention overtook the reading.
+            StorageError: a file can't be read.
+        """
+        if errors not in ("raise", "skip"):
+            raise ConfigError(f"errors is 'raise' or 'skip', not {errors!r}")
+        return self._batches(offsets, errors)
+
+    def record(self, offset: int) -> Record:
+        """The record at an offset.
+
+        Raises:
+            OffsetOutOfRangeError: it is outside the log.
+            CorruptionError: it is damaged.
+            StorageError: its file can't be read.
+        """
+        view = self.view
+        first, end = view.start_offset(), view.end_offset()
+        if not first <= offset < end:
+            raise OffsetOutOfRangeError(offset, first, end)
+        self.check_open()
+        # With the epoch as it was before the look, so that a batch which another thread read before
+        # offsets were given out again can't answer for the new ones.
+        epoch = view.epoch()
+        last_epoch, batch = self._last
+        if (
+            batch is None
+            or last_epoch != epoch
+            or not batch.base_offset <= offset < batch.end_offset
+        ):
+            batch = self._batch_of(offset)
+            self._last = epoch, batch
+        try:
+            return batch.record(offset)
+        except ValueError:
+            return self.convert(batch, lambda found: found.record(offset), "raise", None)
+
+    def offset_for_time(self, timestamp: int) -> int | None:
+        """The first offset whose record has that timestamp or a later one, or None."""
+        view = self.view
+        first, end = view.start_offset(), view.end_offset()
+        catalog = self.catalog()
+        for number in range(max(0, catalog.find(first)), len(catalog)):
+            segment = catalog.segments[number]
+            if segment.stamp is not None and segment.stamp.max_timestamp < timestamp:
+                continue
+            try:
+                reader = self._open(segment)
+            except OSError as error:
+                raise self._failed(error) from error
+            if reader is None:  # swapped: the whole question again, as things are now
+                self._refresh()
+                if self.catalog().segments != catalog.segments:
+                    return self.offset_for_time(timestamp)
+                continue  # its file is missing, and so are its records
+            slot = reader.slot_before_time(timestamp)
+            start = segment.base_offset
+            if slot >= 0:
+                start += reader.index[slot][0]
+            stop = catalog.end_offset(number)
+            found = self._first_at(
+                range(max(first, start), end if stop is None else stop), timestamp
+            )
+            if found is not None:
+                return found
+        if not len(catalog):
+            return self._first_at(range(first, end), timestamp)
+        return None
+
+    def _first_at(self, offsets: range, timestamp: int) -> int | None:
+        for batch in self._batches(offsets, "skip"):
+            if batch.header.max_timestamp < timestamp:
+                continue
+            for offset, time in enumerate(batch.timestamps, batch.base_offset):
+                if time >= timestamp:
+                    return offset
+        return None
+
+    def _batches(self, offsets: range, errors: OnDamage) -> Iterator[RecordBatch]:
+        try:
+            yield from self._find_batches(offsets, errors)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> OSError:
+        if isinstance(error, SegstoreError):
+            return error
+        return StorageError(
+            error.errno, f"{self.view.disk.path} can't be read: {error.strerror or error}"
+        )
+
+    def _find_batches(self, offsets: range, errors: OnDamage) -> Iterator[RecordBatch]:
+        offset, stop = offsets.start, offsets.stop
+        attempt = 0
+        while offset < stop:
+            self.check_open()
+            before = offset
+            missing: Damage | None = None
+            catalog = self.catalog()
+            number = catalog.find(offset)
+            if number >= 0:
+                segment = catalog.segments[number]
+                segment_end = catalog.end_offset(number)
+                limit = self.view.written_end() if segment_end is None else segment_end
+                for found in self._segment_events(segment, offset, min(limit, stop)):
+                    if isinstance(found, Damage):
+                        missing = found
+                        break
+                    yield found
+                    offset = found.end_offset
+            if offset < stop and missing is None:
+                staged = None if self.view.tail is None else self.view.tail.get(offset)
+                while staged is not None and offset < stop:
+                    batch = staged.slice(offset, stop)
+                    yield batch
+                    offset = batch.end_offset
+                    staged = self.view.tail.get(offset) if self.view.tail is not None else None
+            if offset > before:
+                attempt = 0
+                continue
+            # A roll, a swap, retention or a drain may have moved it while it was looked for, and a
+            # listing made in the middle of a swap can show the file that is about to go. Lost is
+            # what can't be found although nothing has changed since the look before.
+            looked_at = catalog.segments[number] if number >= 0 else None
+            attempt += 1
+            self._refresh()
+            self._check_start(offset, stop)
+            if attempt == 1 or (attempt < ATTEMPTS_MAX and self._segment_of(offset) != looked_at):
+                continue
+            lost = self._lost(offset, stop, missing)
+            offset = self._report(lost, missing, errors)
+            attempt = 0
+
+    def _segment_of(self, offset: int) -> Segment | None:
+        catalog = self.catalog()
+        number = catalog.find(offset)
+        return catalog.segments[number] if number >= 0 else None
+
+    def _segment_events(
+        self, segment: Segment, offset: int, stop: int
+    ) -> Iterator[RecordBatch | Damage]:
+        """Batches of one segment from `offset` to `stop`, or the damage that comes first."""
+        if offset >= stop:
+            return
+        reader = self._open(segment)
+        if reader is None:
+            return
+        for event in reader.events(offset):
+            if isinstance(event, Frame):
+                batch = event.batch
+                end_offset = batch.end_offset
+                if end_offset <= offset:
+                    continue
+                if batch.base_offset < offset or end_offset > stop:
+                    if batch.base_offset >= stop:
+                        return
+                    batch = batch.slice(offset, stop)
+                yield batch
+                offset = end_offset
+                if offset >= stop:
+                    return
+            elif event.end_offset is None or event.end_offset > offset:
+                yield event
+                return
+
+    def _lost(self, offset: int, stop: int, missing: Damage | None) -> range:
+        """Which offsets from `offset` on can't be read."""
+        catalog = self.catalog()
+        number = catalog.find(offset)
+        end = catalog.end_offset(number) if number >= 0 else None
+        if number < 0 and len(catalog):
+            end = catalog.segments[0].base_offset
+        if end is None or end <= offset:
+            end = max(stop, self.view.written_end())
+            staged = range(0) if self.view.tail is None else self.view.tail.offsets()
+            if offset < staged.start < end:
+                end = staged.start
+        if missing is not None and missing.end_offset is not None:
+            end = min(end, missing.end_offset)
+        return range(offset, max(end, offset + 1))
+
+    def _report(self, lost: range, missing: Damage | None, errors: OnDamage) -> int:
+        """Count the loss, and raise or go on behind it."""
+        self.damaged_record_count += len(lost)
+        if errors == "skip":
+            return lost.stop
+        catalog = self.catalog()
+        number = catalog.find(lost.start)
+        name = catalog.segments[number].data_name if number >= 0 else "the log"
+        reason = "no file holds these offsets" if missing is None else missing.reason
+        position = 0 if missing is None else missing.position
+        raise CorruptionError(f"{self.view.disk.path}/{name}", position, lost, reason)
+
+    def _check_start(self, offset: int, stop: int) -> None:
+        start = self.view.start_offset()
+        if offset < start:
+            raise OffsetOutOfRangeError(offset, start, max(stop, self.view.end_offset()))
+
+    def convert(
+        self, batch: RecordBatch, convert: Callable[[RecordBatch], _T], errors: OnDamage, empty: Any
+    ) -> _T:
+        """Columns to Python objects; columns that are not well formed are damage too."""
+        try:
+            return convert(batch)
+        except ValueError as error:
+            lost = range(batch.base_offset, batch.end_offset)
+            self._report(lost, Damage(0, 0, lost.start, lost.stop, str(error)), errors)
+            return empty  # type: ignore[no-any-return]
+
+    def _batch_of(self, offset: int) -> RecordBatch:
+        try:
+            batch = self._point_read(offset)
+        except OSError as error:
+            raise self._failed(error) from error
+        return next(self._batches(range(offset, offset + 1), "raise")) if batch is None else batch
+
+    def _point_read(self, offset: int) -> RecordBatch | None:
+        """The batch of one offset by the shortest way, or None where that doesn't find it."""
+        view = self.view
+        catalog = self.catalog()
+        number = catalog.find(offset)
+        if number < 0 or offset >= view.written_end():
+            return None if view.tail is None else view.tail.get(offset)
+        segment = catalog.segments[number]
+        reader = self._open(segment)
+        if reader is None:
+            return None
+        slot = reader.slot(offset)
+        if not segment.is_compressed:  # the page cache has it at hand
+            return reader.batch_at(slot, offset)
+        key = segment.base_offset, slot
+        cached = self._batches_at_hand.get(key)
+        if cached is not None and cached.base_offset <= offset < cached.end_offset:
+            return cached
+        batch = reader.batch_at(slot, offset)
+        if batch is not None:
+            self._keep_at_hand(key, batch)
+        return batch
+
+    def forget_removed(self) -> None:
+        """Let go of files that were swapped or deleted: an open one still takes up space."""
+        known = {segment.base_offset: segment for segment in self.view.catalog.segments}
+        with self._lock:
+            gone = {
+                base_offset
+                for base_offset, (segment, _) in self._segments.items()
+                if known.get(base_offset) != segment
+            }
+            for base_offset in gone:
+                del self._segments[base_offset]
+            for key in [key for key in self._batches_at_hand if key[0] in gone]:
+                self._bytes_at_hand -= self._batches_at_hand.pop(key).header.body_bytes
+
+    def _refresh(self) -> None:
+        self.view.refresh()
+        self.forget_removed()
+
+    def catalog(self) -> Catalog:
+        """The segments as known now; nothing of what was known before offsets were given anew."""
+        view = self.view
+        epoch = view.epoch()
+        if epoch != self._epoch:
+            with self._lock:
+                self._epoch = epoch
+                self._segments.clear()
+                self._batches_at_hand.clear()
+                self._bytes_at_hand = 0
+            view.refresh()
+        return view.catalog
+
+    def _keep_at_hand(self, key: tuple[int, int], batch: RecordBatch) -> None:
+        with self._lock:
+            replaced = self._batches_at_hand.pop(key, None)
+            self._bytes_at_hand += batch.header.body_bytes
+            self._batches_at_hand[key] = batch
+            while replaced is not None or self._bytes_at_hand > BYTES_AT_HAND_MAX:
+                dropped = replaced or self._batches_at_hand.popitem(last=False)[1]
+                self._bytes_at_hand -= dropped.header.body_bytes
+                replaced = None
+
+    def _open(self, segment: Segment) -> SegmentReader | None:
+        """The reader of a segment; None if its file is gone."""
+        self.check_open()
+        found = self._segments.get(segment.base_offset)
+        if found is not None and (found[0] is segment or found[0] == segment):
+            return found[1]
+        try:
+            reader = self.view.open_segment(segment)
+        except FileNotFoundError:
+            return None
+        with self._lock:
+            self._segments[segment.base_offset] = segment, reader
+            while len(self._segments) > OPEN_SEGMENTS_MAX:
+                self._segments.popitem(last=False)
+        return reader
+
+
+def _checked_int(offset: int) -> int:
+    if not isinstance(offset, int) or isinstance(offset, bool):
+        raise TypeError(f"an offset is an int, not {type(offset).__name__}")
+    return offset

@@ -1,0 +1,76 @@
+"""Repairing a log: new indexes where they are missing, damaged bytes out of the way."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from segstore.disk import Disk
+from segstore.format.fileheader import log_tag
+from segstore.log.manager import SegmentManager
+from segstore.log.report import LostRange
+from segstore.segment.reader import SegmentReader
+from segstore.segment.repair import mend, survey
+
+
+class RepairReport(NamedTuple):
+    """What a repair did, or would do.
+
+    Attributes:
+        dry_run: nothing was changed.
+        indexes: names of the indexes that were made anew.
+        lost: the damage that was taken out; its offsets stay lost.
+        set_aside: paths of the files that keep the damaged bytes; empty for a dry run.
+    """
+
+    dry_run: bool
+    indexes: tuple[str, ...]
+    lost: tuple[LostRange, ...]
+    set_aside: tuple[str, ...]
+
+
+def repair(
+    disk: Disk,
+    manager: SegmentManager,
+    log_id: bytes,
+    *,
+    index_interval_bytes: int,
+    dry_run: bool,
+) -> RepairReport:
+    """Look at every sealed segment and mend what needs it.
+
+    Raises:
+        OSError: a step failed; the segment under work is as it was.
+        UnsupportedFormatError: a file is of a later format version.
+    """
+    indexes: list[str] = []
+    lost: list[LostRange] = []
+    kept: list[str] = []
+    catalog = manager.catalog
+    for number, segment in enumerate(catalog.segments[:-1]):  # the last one is written to
+        end_offset = catalog.end_offset(number)
+        assert end_offset is not None
+        reader = SegmentReader(
+            disk,
+            segment.base_offset,
+            log_tag(log_id),
+            is_compressed=segment.is_compressed,
+            stamp=segment.stamp,
+        )
+        found = survey(reader, segment)
+        if not found.damage and not found.needs_index:
+            continue
+        path = os.path.join(disk.path, segment.data_name)
+        for damage in found.damage:
+            stop = end_offset if damage.end_offset is None else min(damage.end_offset, end_offset)
+            offsets = range(damage.offset, max(stop, damage.offset))
+            lost.append(LostRange(path, damage.position, offsets, damage.reason))
+        if found.needs_index:
+            indexes.append(segment.index_name)
+        if not dry_run:
+            mended, names = mend(
+                disk, segment, reader, found, log_id, end_offset, index_interval_bytes
+            )
+            manager.replace(mended)
+            kept += [os.path.join(disk.path, name) for name in names]
+    return RepairReport(dry_run, tuple(indexes), tuple(lost), tuple(kept))

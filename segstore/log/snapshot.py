@@ -1,0 +1,184 @@
+"""A consistent copy of a live log: links to what never changes, a copy of what still grows.
+
+The copy is built in a directory of its own beside the target, brought to the device, and then gets
+its name by one rename: there is a whole snapshot, or none.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import NamedTuple
+
+from segstore.disk import Disk, OsDisk, publish_directory, remove_directory
+from segstore.errors import StorageError
+from segstore.format.fileheader import (
+    FILE_HEADER_BYTES,
+    KIND_CONSUMER,
+    KIND_START,
+    FileHeader,
+)
+from segstore.format.names import (
+    START,
+    TRUNCATE,
+    consumer_file,
+    parse_consumer_file,
+    parse_segment_file,
+)
+from segstore.format.scanner import Frame
+from segstore.log.consumer import registered
+from segstore.log.truncation import begin_truncation, pending_truncation
+from segstore.log.view import LogView
+from segstore.segment.catalog import Segment
+from segstore.segment.checkpointfile import CheckpointFile
+from segstore.segment.source import READ_BYTES
+
+BUILDING_SUFFIX = ".building"
+ATTEMPT_COUNT_MAX = 20
+
+
+class _ChangedError(Exception):
+    """The log changed under the copy: a file was swapped, deleted or drained into."""
+
+
+class SnapshotReport(NamedTuple):
+    """What a snapshot holds.
+
+    Attributes:
+        path: its directory, a log of its own.
+        start_offset, end_offset: the offsets in it, the second one past the last.
+        linked_count: how many files are hard links, which take no space of their own.
+        copied_bytes: how many bytes were copied.
+    """
+
+    path: str
+    start_offset: int
+    end_offset: int
+    linked_count: int
+    copied_bytes: int
+
+
+def take_snapshot(view: LogView, path: str, log_id: bytes, created: int) -> SnapshotReport:
+    """Copy a log to `path`, which must not exist.
+
+    Raises:
+        StorageError: `path` exists, or the log changes faster than it can be copied.
+        OSError: a file can't be read or written.
+    """
+    if os.path.lexists(path):
+        raise StorageError(errno.EEXIST, f"{path} exists; a snapshot makes its own directory")
+    building = path + BUILDING_SUFFIX
+    target = OsDisk(building, create=True)
+    try:
+        for _ in range(ATTEMPT_COUNT_MAX):
+            _empty(target)  # also of an attempt that was interrupted
+            try:
+                report = _copy(view, target, path, log_id, created)
+                break
+            except (FileNotFoundError, _ChangedError):
+                continue  # once more, as it is now
+        else:
+            raise StorageError(
+                errno.EAGAIN, "the log changed faster than it could be copied; try again"
+            )
+        target.sync_directory()
+    except BaseException:
+        _empty(target)
+        target.close()
+        remove_directory(building)
+        raise
+    target.close()
+    publish_directory(building, path)
+    return report
+
+
+def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int) -> SnapshotReport:
+    view.refresh()
+    catalog = view.catalog
+    start_offset, acknowledged = view.start_offset(), view.end_offset()
+    end_offset = start_offset
+    linked_count = copied_bytes = 0
+    for number, segment in enumerate(catalog.segments):
+        if segment.is_sealed:
+            names = [segment.data_name] + [segment.index_name] * (segment.stamp is not None)
+            for name in names:
+                if view.disk.link(name, target):
+                    linked_count += 1
+                else:
+                    copied_bytes += _copy_file(view.disk, name, target)
+            end_offset = catalog.end_offset(number) or end_offset
+            continue
+        is_last = number + 1 == len(catalog)
+        copied, end_offset = _copy_growing(view, segment, target, with_tail=is_last)
+        copied_bytes += copied
+    if end_offset < acknowledged:  # drained between the look into the segment and into the tail
+        raise _ChangedError
+    header = FileHeader(KIND_START, 0, log_id, created)
+    CheckpointFile.create(target, START, header, start_offset).close()
+    ends_at = pending_truncation(view.disk)
+    if ends_at is not None:  # whoever opens the copy to write carries it out, as here
+        begin_truncation(target, log_id, created, ends_at)
+        end_offset = min(end_offset, ends_at)
+    for name, (committed, _) in registered(view.disk).items():
+        header = FileHeader(KIND_CONSUMER, 0, log_id, created)
+        CheckpointFile.create(target, consumer_file(name), header, committed).close()
+    return SnapshotReport(path, start_offset, end_offset, linked_count, copied_bytes)
+
+
+def _copy_growing(
+    view: LogView, segment: Segment, target: Disk, *, with_tail: bool
+) -> tuple[int, int]:
+    """Copy an unsealed segment, and the tail behind the last one: (bytes, end offset)."""
+    written_end = view.written_end()
+    reader = view.open_segment(segment)
+    position, end_offset = 0, segment.base_offset
+    for event in reader.events_unindexed():
+        if isinstance(event, Frame) and event.batch.end_offset <= written_end:
+            position = event.position + event.size_bytes
+            end_offset = event.batch.end_offset
+    # The bytes as they are, damage and all: a copy is no place to lose what may be mended.
+    size_bytes = max(position, FILE_HEADER_BYTES)
+    file = target.open(segment.data_name, write=True, create=True)
+    try:
+        position = 0
+        while position < size_bytes:
+            data = reader.source.read(min(READ_BYTES, size_bytes - position), position)
+            if not data:
+                raise _ChangedError
+            file.write([data[: size_bytes - position]], position)
+            position += len(data)
+        position = size_bytes
+        while with_tail and view.tail is not None:
+            batch = view.tail.get(end_offset)
+            if batch is None or batch.base_offset != end_offset:
+                break
+            file.write([batch.frame], position)
+            position += len(batch.frame)
+            end_offset = batch.end_offset
+        file.sync()
+    finally:
+        file.close()
+    return position, end_offset
+
+
+def _copy_file(disk: Disk, name: str, target: Disk) -> int:
+    """Copy a file that never changes; its size."""
+    source = disk.open(name)
+    copy = target.open(name, write=True, create=True)
+    try:
+        position = 0
+        while data := source.read(READ_BYTES, position):
+            copy.write([data], position)
+            position += len(data)
+        copy.sync()
+    finally:
+        source.close()
+        copy.close()
+    return position
+
+
+def _empty(target: Disk) -> None:
+    """Remove what an attempt left; nothing else is ever in this directory."""
+    for name in target.names():
+        if parse_segment_file(name) or parse_consumer_file(name) or name in (START, TRUNCATE):
+            target.unlink(name)

@@ -1,0 +1,213 @@
+"""Starting a writer: put right what `opening.find` found, and hand over something to append to."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from segstore.config import LogConfig
+from segstore.disk import Disk
+from segstore.errors import StorageError
+from segstore.format.fileheader import KIND_SEGMENT, FileHeader, log_tag
+from segstore.log.clock import EngineClock
+from segstore.log.consumer import hold_back
+from segstore.log.manager import SegmentManager
+from segstore.log.opening import (
+    Found,
+    clear,
+    cut_torn,
+    find,
+    lost_ranges,
+    open_tail,
+    report_of,
+    set_odd_tail_aside,
+    set_stray_aside,
+)
+from segstore.log.report import RecoveryReport
+from segstore.log.startoffset import StartOffset
+from segstore.log.truncation import begin_truncation, finish_truncation
+from segstore.log.writer import UNSEALED_COUNT_MAX, LogWriter
+from segstore.segment.doorbell import Doorbell
+from segstore.segment.recovery import ScannedSegment, scan_segment
+from segstore.segment.tail import Tail, TailReader
+from segstore.segment.writer import SegmentWriter
+
+
+class Started(NamedTuple):
+    """A writer and what belongs to it."""
+
+    writer: LogWriter
+    log_id: bytes
+    tail: Tail | None
+    tail_reader: TailReader | None
+    bell: Doorbell
+    start: StartOffset
+    clock: EngineClock
+    recovery: RecoveryReport
+
+
+def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
+    """Recover the log in `disk`, or begin a new one; the lock is held.
+
+    Raises:
+        OSError: a step failed; opening again goes on from there.
+        UnsupportedFormatError: a file is of a later format version; nothing was changed.
+    """
+    interval = config.index_interval
+    tail = Tail.open(disk, write=True)
+    finish_truncation(disk, tail)
+    found = find(disk, write=True, index_interval_bytes=interval, tail=tail)
+    log_id = found.log_id or os.urandom(16)
+    lost = lost_ranges(disk, found)
+    removed = clear(disk, found)
+    cuts = cut_torn(disk, found)
+    end_offset = max(found.plan.next_offset, found.start_offset)
+    durable_offset = min(found.plan.vouch, end_offset)
+    manager = SegmentManager(
+        disk,
+        log_id,
+        found.catalog.without({segment.base_offset for segment in found.run}),
+        segment_size_bytes=config.segment_size,
+        segment_age_s=config.segment_age,
+        index_interval_bytes=interval,
+    )
+    start = StartOffset.open(disk, log_id, created, found.start_offset)
+    _take_over(disk, found, manager, log_id, created, end_offset, durable_offset)
+    cuts += set_odd_tail_aside(disk, found)
+    tail = open_tail(disk, found, log_id, created, end_offset)
+    last_append_time = max(
+        [s.stamp.last_append_time for s in manager.catalog.segments if s.stamp is not None]
+        + [scanned.state.last_append_time for scanned in found.scanned],
+        default=0,
+    )
+    clock = EngineClock(last_append_time)
+    bell = Doorbell.create(disk, log_id, created)
+    writer = LogWriter(
+        manager,
+        tail,
+        clock,
+        log_tag=log_tag(log_id),
+        next_offset=end_offset,
+        durable_offset=durable_offset,
+        durability=config.durability,
+        batch_size_bytes=config.batch_size,
+        unsealed_count_max=UNSEALED_COUNT_MAX if config.background else 0,
+        bell=bell.word,
+        ring=bell.ring,
+    )
+    writer.take_over(found.from_tail)
+    stray = set_stray_aside(disk, found, writer.end_offset)
+    if stray is not None:
+        cuts.append(stray)
+    if tail is not None and (cuts or (tail.end.read() or 0) > writer.end_offset):
+        # Offsets will be given out again. What the tail alone had must survive it first.
+        if found.from_tail.values:
+            writer.sync()
+        tail.void(writer.end_offset)
+    if tail is not None:
+        # A crash may have come between the last write and this; readers go by it.
+        tail.end.advance(writer.written_end)
+    if cuts:
+        hold_back(disk, writer.end_offset, created)
+    tail_reader = found.reader
+    if tail_reader is None and tail is not None:
+        tail_reader = TailReader(tail.view, log_tag(log_id))
+    recovery = report_of(found, cuts, lost, removed, writer.end_offset)
+    return Started(writer, log_id, tail, tail_reader, bell, start, clock, recovery)
+
+
+def truncate(
+    disk: Disk,
+    started: Started,
+    end_offset: int,
+    created: int,
+    index_interval_bytes: int,
+) -> None:
+    """Cut the log back to `end_offset` and go on from there, by the way that opening takes.
+
+    Whoever calls has synced the log and is in `LogWriter.exclusively`.
+
+    Raises:
+        OSError: before the commit point, nothing has changed; behind it, the writer refuses
+            everything, and opening the log again carries the truncation out.
+    """
+    writer, tail, log_id = started.writer, started.tail, started.log_id
+    begin_truncation(disk, log_id, created, end_offset)
+    try:
+        writer.manager.close()
+        finish_truncation(disk, tail)
+        found = find(disk, write=True, index_interval_bytes=index_interval_bytes, tail=tail)
+        run = {segment.base_offset for segment in found.run}
+        writer.manager.reset(found.catalog.without(run))
+        durable_offset = min(writer.durable_offset, end_offset)
+        _take_over(disk, found, writer.manager, log_id, created, end_offset, durable_offset)
+        writer.rewind(end_offset)
+    except BaseException as error:
+        writer.fail(
+            StorageError(
+                getattr(error, "errno", None),
+                f"a truncation to offset {end_offset} was committed and could not be carried out "
+                f"({error}); close the log and open it again, which does",
+            )
+        )
+        raise
+
+
+def _take_over(
+    disk: Disk,
+    found: Found,
+    manager: SegmentManager,
+    log_id: bytes,
+    created: int,
+    end_offset: int,
+    durable_offset: int,
+) -> None:
+    """Seal what was scanned but for the last, and go on writing there, or in a new segment."""
+    plan = found.plan
+    kept = found.scanned[: plan.keep]
+    if plan.cut is not None:
+        # Frames behind the cut were counted, and their times must not stay in the index.
+        kept[-1] = scan_segment(
+            disk,
+            kept[-1].state.base_offset,
+            log_id,
+            recovery_point=0,
+            index_interval_bytes=kept[-1].state.index_interval_bytes,
+        )
+    goes_on = bool(kept) and not plan.new_segment and kept[-1].state.end_offset == end_offset
+    ends = [scanned.state.base_offset for scanned in kept[1:]] + [end_offset]
+    for number, scanned in enumerate(kept):
+        writer = _resume(disk, scanned, manager, log_id, created)
+        _prove(writer, durable_offset)
+        if goes_on and number == len(kept) - 1:
+            manager.adopt(writer)
+        else:
+            # Damage at its end may have taken the last frames, but not the offsets they had.
+            writer.state.end_offset = ends[number]
+            writer.sync()
+            manager.seal(writer)
+    if not goes_on:
+        manager.start(end_offset)
+
+
+def _resume(
+    disk: Disk, scanned: ScannedSegment, manager: SegmentManager, log_id: bytes, created: int
+) -> SegmentWriter:
+    header = scanned.header
+    if header is None:
+        header = FileHeader(KIND_SEGMENT, scanned.state.base_offset, log_id, created)
+    writer = SegmentWriter.resume(
+        disk, header, scanned.state, index_capacity=manager.index_capacity
+    )
+    if scanned.header is None:
+        writer.write_header()
+    return writer
+
+
+def _prove(writer: SegmentWriter, durable_offset: int) -> None:
+    """Have the next sync cover what no sync is known to have covered."""
+    state = writer.state
+    if state.end_offset <= durable_offset:
+        return
+    slot = state.index.slot_of_offset(max(0, durable_offset - writer.base_offset))
+    writer.rewrite(state.index.position(slot) if slot >= 0 else 0)

@@ -1,0 +1,153 @@
+"""Cutting the tail of a log back to an offset: all or nothing, whenever it is interrupted.
+
+A truncation touches many files, so it begins by saying durably what it wants: a checkpoint named
+`truncate` with the new end offset. That is the commit point. From there on it is only carried
+out, by the same steps here and at the next opening, and each step can be done again:
+
+    1 remove the segments at or above the new end, highest first
+    2 write the part of the segment below the new end aside, rename it into place
+    3 void the tail   4 remove the checkpoint
+"""
+
+from __future__ import annotations
+
+from segstore.disk import Disk, open_anew
+from segstore.format.fileheader import (
+    KIND_SEGMENT,
+    KIND_TRUNCATE,
+    FileHeader,
+    encode_file_header,
+    log_tag,
+)
+from segstore.format.frame import encode_frame
+from segstore.format.names import (
+    LZ4_INDEX_SUFFIX,
+    LZ4_SUFFIX,
+    RAW_INDEX_SUFFIX,
+    RAW_SUFFIX,
+    TRUNCATE,
+    segment_file,
+    temporary,
+)
+from segstore.format.scanner import Damage, Frame
+from segstore.segment.catalog import Segment, list_segments
+from segstore.segment.checkpointfile import CheckpointFile
+from segstore.segment.reader import SegmentReader
+from segstore.segment.tail import Tail
+
+_SUFFIXES = (LZ4_SUFFIX, LZ4_INDEX_SUFFIX, RAW_SUFFIX, RAW_INDEX_SUFFIX)
+
+
+def begin_truncation(disk: Disk, log_id: bytes, created: int, end_offset: int) -> None:
+    """Commit to cutting the log back to `end_offset`.
+
+    Raises:
+        OSError: it can't be written; nothing has changed.
+    """
+    header = FileHeader(KIND_TRUNCATE, 0, log_id, created)
+    CheckpointFile.create(disk, TRUNCATE, header, end_offset).close()
+
+
+def pending_truncation(disk: Disk) -> int | None:
+    """The end offset that a truncation was committed to and has not reached yet, or None.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    checkpoint = CheckpointFile.open(disk, TRUNCATE, KIND_TRUNCATE, write=False)
+    if checkpoint is None:
+        return None
+    end_offset = checkpoint.current.value
+    checkpoint.close()
+    return end_offset
+
+
+def finish_truncation(disk: Disk, tail: Tail | None) -> bool:
+    """Carry out a truncation that was committed to; True if there was one.
+
+    Raises:
+        OSError: a step failed; the next opening goes on from there.
+    """
+    checkpoint = CheckpointFile.open(disk, TRUNCATE, KIND_TRUNCATE, write=False)
+    if checkpoint is None:
+        return False
+    end_offset, log_id = checkpoint.current.value, checkpoint.log_id
+    checkpoint.close()
+    segments = list_segments(disk).catalog.segments
+    for segment in reversed(segments):
+        if segment.base_offset >= end_offset:
+            _remove(disk, segment.base_offset, _SUFFIXES)
+    disk.sync_directory()
+    kept = [segment for segment in segments if segment.base_offset < end_offset]
+    if kept:
+        _cut(disk, kept[-1], log_id, end_offset)
+    if tail is not None:
+        tail.void(end_offset)
+    disk.unlink(TRUNCATE)
+    disk.sync_directory()
+    return True
+
+
+def _cut(disk: Disk, segment: Segment, log_id: bytes, end_offset: int) -> None:
+    """Replace a segment by its part below `end_offset`, as a plain and unsealed one."""
+    stamp = segment.stamp
+    if stamp is not None and stamp.end_offset <= end_offset:
+        return
+    base_offset = segment.base_offset
+    tag = log_tag(log_id)
+    reader = SegmentReader(disk, base_offset, tag, is_compressed=segment.is_compressed, stamp=stamp)
+    name = segment_file(base_offset, RAW_SUFFIX)
+    aside = temporary(name)
+    file = open_anew(disk, aside)
+    try:
+        header = encode_file_header(FileHeader(KIND_SEGMENT, base_offset, log_id, 0))
+        file.write([header], 0)
+        position = len(header)
+        for event in reader.events_unindexed():
+            if event_start(event) >= end_offset:
+                break
+            # Damage leaves a hole in the offsets, as it does where it stands now.
+            if isinstance(event, Frame) and (data := _part(event, end_offset)) is not None:
+                file.write([data], position)
+                position += len(data)
+        file.sync()
+    finally:
+        file.close()
+    disk.rename(aside, name)
+    disk.sync_directory()  # or a power cut could take the new name and the old file
+    _remove(disk, base_offset, (LZ4_SUFFIX, LZ4_INDEX_SUFFIX, RAW_INDEX_SUFFIX))
+    disk.sync_directory()
+
+
+def event_start(event: Frame | Damage) -> int:
+    """The first offset that an event of the scanner is about."""
+    return event.batch.base_offset if isinstance(event, Frame) else event.offset
+
+
+def _part(frame: Frame, end_offset: int) -> bytes | None:
+    """The frame, or a new one of its records below `end_offset`; None if they can't be read."""
+    batch = frame.batch
+    if batch.end_offset <= end_offset:
+        return bytes(batch.frame)
+    part, fields = batch.slice(batch.base_offset, end_offset), batch.header
+    try:
+        values, keys = part.values(), part.keys() if part.has_keys else None
+    except ValueError:  # forged: its checksum fits, and its columns don't
+        return None
+    return encode_frame(
+        part.base_offset,
+        values,
+        list(part.timestamps),
+        keys,
+        append_time=fields.append_time,
+        log_tag=fields.log_tag,
+        # A merged batch may vouch for records of its own that go now.
+        durable_offset=min(fields.durable_offset, end_offset),
+    ).to_bytes()
+
+
+def _remove(disk: Disk, base_offset: int, suffixes: tuple[str, ...]) -> None:
+    for suffix in suffixes:
+        name = segment_file(base_offset, suffix)
+        if disk.size_of(name) is not None:
+            disk.unlink(name)

@@ -1,0 +1,116 @@
+"""Checking every byte of every segment."""
+
+from __future__ import annotations
+
+import os
+
+from segstore.format.names import is_known
+from segstore.format.scanner import Damage
+from segstore.log.report import LostRange, VerifyReport
+from segstore.log.view import LogView
+from segstore.segment.catalog import Segment
+from segstore.segment.reader import SegmentReader
+
+
+def verify(view: LogView) -> VerifyReport:
+    """Read the whole log through the one scanner, without trusting any index.
+
+    Raises:
+        OSError: a file can't be read.
+        UnsupportedFormatError: a frame is of a later format version.
+    """
+    # Asked first, so that a segment which a writer at work starts meanwhile is in the listing.
+    written_end = view.written_end()
+    view.refresh()
+    catalog = view.catalog
+    record_count = size_bytes = 0
+    lost: list[LostRange] = []
+    notes = [
+        f"{name!r} is not a file of a log; it is left alone"
+        for name in sorted(view.disk.names())
+        if not is_known(name)
+    ]
+    start_offset = view.start_offset()
+    expected = start_offset
+    path = view.disk.path
+    for number, segment in enumerate(catalog.segments):
+        path = os.path.join(view.disk.path, segment.data_name)
+        if segment.base_offset > expected:
+            missing = range(expected, segment.base_offset)
+            lost.append(LostRange(path, 0, missing, "no file holds these offsets"))
+        end = catalog.end_offset(number)
+        limit = written_end if end is None else end
+        opened = _open(view, segment)
+        if opened is None:
+            expected = max(expected, limit)
+            continue
+        segment, reader = opened
+        path = os.path.join(view.disk.path, segment.data_name)
+        if segment.stamp is None and (segment.is_compressed or end is not None):
+            notes.append(f"{segment.index_name} is missing or damaged; it can be made anew")
+        expected = segment.base_offset
+        for event in reader.events_unindexed():
+            if isinstance(event, Damage):
+                stop = event.end_offset
+                # What nothing follows is damage up to where records were written, and behind
+                # that a write under way.
+                stop = limit if stop is None else min(stop, limit)
+                if stop > event.offset:
+                    reason = event.reason
+                    lost.append(LostRange(path, event.position, range(event.offset, stop), reason))
+                expected = max(expected, stop)
+            else:
+                batch = event.batch
+                count = batch.end_offset - max(
+                    batch.base_offset, min(start_offset, batch.end_offset)
+                )
+                record_count += count
+                size_bytes += event.size_bytes
+                expected = batch.end_offset
+                try:
+                    batch.records()
+                except ValueError as error:
+                    record_count -= count
+                    offsets = range(batch.base_offset, batch.end_offset)
+                    lost.append(LostRange(path, event.position, offsets, str(error)))
+        if expected < limit:
+            lost.append(LostRange(path, 0, range(expected, limit), "the segment ends too early"))
+            expected = limit
+        notes += _header_notes(segment, reader)
+    if expected < written_end:  # no segment starts there, but records were written
+        lost.append(LostRange(path, 0, range(expected, written_end), "the log ends too early"))
+    return VerifyReport(
+        record_count + _staged(view, max(expected, written_end)),
+        size_bytes,
+        tuple(lost),
+        tuple(notes),
+    )
+
+
+def _open(view: LogView, segment: Segment) -> tuple[Segment, SegmentReader] | None:
+    """A segment as it is by now, opened; None if it was deleted, which is no damage."""
+    try:
+        return segment, view.open_segment(segment)
+    except FileNotFoundError:
+        view.refresh()
+    for found in view.catalog.segments:
+        if found.base_offset == segment.base_offset:
+            try:
+                return found, view.open_segment(found)
+            except FileNotFoundError:
+                break
+    return None
+
+
+def _header_notes(segment: Segment, reader: SegmentReader) -> list[str]:
+    if reader.has_intact_header():
+        return []
+    return [f"the header of {segment.data_name} is damaged; its records are not affected"]
+
+
+def _staged(view: LogView, offset: int) -> int:
+    """How many records stand in the tail only."""
+    count = 0
+    while view.tail is not None and (batch := view.tail.get(offset + count)) is not None:
+        count += batch.end_offset - (offset + count)
+    return count

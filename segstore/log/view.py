@@ -1,0 +1,268 @@
+"""What readers see of a log: its positions, its segments and its tail, here or across processes.
+
+A `LogView` answers the same questions for the writer's own process (`WriterView`) and for a
+reader of a log that another process may be writing (`FileView`), so that there is one reading
+code. Nothing here changes a file.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from segstore.disk import Disk
+from segstore.format.fileheader import KIND_START, log_tag
+from segstore.format.index import OffsetIndex
+from segstore.format.names import START
+from segstore.log.opening import Found, find
+from segstore.log.startoffset import StartOffset
+from segstore.log.writer import LogWriter
+from segstore.segment.catalog import Catalog, Segment, list_segments
+from segstore.segment.checkpointfile import CheckpointFile
+from segstore.segment.reader import SegmentReader
+from segstore.segment.tail import Tail, TailReader
+
+# A writer that seals, compresses and sweeps all the time can take a file from under a look.
+FIND_COUNT_MAX = 20
+
+
+class LogView(Protocol):
+    """The state of a log as reading needs it.
+
+    Attributes:
+        disk: the directory.
+        log_tag: what every frame of the log carries; None while the log has no id.
+        catalog: the segments; the last one may be growing.
+        tail: looks into the tail, or None where there is none.
+    """
+
+    disk: Disk
+    log_tag: int | None
+    tail: TailReader | None
+
+    @property
+    def catalog(self) -> Catalog:
+        """The segments as known now."""
+
+    def start_offset(self) -> int:
+        """The log start offset."""
+
+    def end_offset(self) -> int:
+        """The log end offset."""
+
+    def durable_offset(self) -> int:
+        """Every record below it survives power loss."""
+
+    def written_end(self) -> int:
+        """One past the last record that stands in a segment."""
+
+    def live_end_offset(self) -> int:
+        """The log end offset, looked for on disk where nothing else tells of new records."""
+
+    def epoch(self) -> bytes:
+        """Changes whenever offsets are given out again."""
+
+    def refresh(self) -> None:
+        """Look again which segments there are."""
+
+    def open_segment(self, segment: Segment) -> SegmentReader:
+        """Open a segment for reading."""
+
+    def close(self) -> None:
+        """Let go of what the view alone holds."""
+
+
+class WriterView:
+    """The view of the writer's own process."""
+
+    def __init__(
+        self, disk: Disk, writer: LogWriter, tag: int, tail: TailReader | None, start: StartOffset
+    ) -> None:
+        self.disk = disk
+        self.log_tag: int | None = tag
+        self.tail = tail
+        self._writer = writer
+        self._start = start
+
+    @property
+    def catalog(self) -> Catalog:
+        """The manager's."""
+        return self._writer.manager.catalog
+
+    def start_offset(self) -> int:
+        """As retention and trim moved it."""
+        return self._start.value
+
+    def end_offset(self) -> int:
+        """The writer's."""
+        return self._writer.end_offset
+
+    def durable_offset(self) -> int:
+        """The writer's."""
+        return self._writer.durable_offset
+
+    def written_end(self) -> int:
+        """The writer's."""
+        return self._writer.written_end
+
+    def live_end_offset(self) -> int:
+        """The writer's."""
+        return self._writer.end_offset
+
+    def epoch(self) -> bytes:
+        """The tail's, or the writer's count where there is no tail."""
+        return self._writer.epoch()
+
+    def refresh(self) -> None:
+        """Nothing: the manager knows of every change."""
+
+    def close(self) -> None:
+        """Nothing: the tail is the writer's."""
+
+    def open_segment(self, segment: Segment) -> SegmentReader:
+        """With the writer's own index for the segment it writes to."""
+        index: OffsetIndex | None = None
+        if not segment.is_sealed:
+            for writer in self._writer.manager.writers():
+                if writer.base_offset == segment.base_offset:
+                    index = writer.state.index
+        return SegmentReader(
+            self.disk,
+            segment.base_offset,
+            self.log_tag,
+            is_compressed=segment.is_compressed,
+            stamp=segment.stamp,
+            index=index,
+        )
+
+
+class FileView:
+    """The view of a log that nobody, or another process, is writing to; it changes nothing."""
+
+    def __init__(self, disk: Disk, *, index_interval_bytes: int) -> None:
+        """Read what opening needs.
+
+        Raises:
+            OSError: a file can't be read.
+            UnsupportedFormatError: a file is of a later format version.
+        """
+        self.disk = disk
+        self._index_interval_bytes = index_interval_bytes
+        self._catalog = Catalog()
+        self._tail: Tail | None = None
+        self._start: CheckpointFile | None = None
+        self._known_epoch = b""
+        self._load()
+
+    @property
+    def catalog(self) -> Catalog:
+        """As of the last refresh."""
+        return self._catalog
+
+    def start_offset(self) -> int:
+        """As the checkpoint says now, or where the first segment starts."""
+        first = self._catalog.segments[0].base_offset if len(self._catalog) else 0
+        if self._start is None:
+            self._start = CheckpointFile.open(self.disk, START, KIND_START, write=False)
+        elif self._start.reload() is None:
+            return first
+        return first if self._start is None else self._start.current.value
+
+    def end_offset(self) -> int:
+        """The end of the segments, or of the tail where that goes on from there."""
+        # The tail first: what is drained out of it meanwhile is in the segments by the second look,
+        # so that the end never seems to step back.
+        staged = range(0) if self.tail is None else self.tail.offsets()
+        end = self.written_end()
+        # A gap between them is what a power cut took.
+        return max(end, staged.stop) if staged.start <= end else end
+
+    def durable_offset(self) -> int:
+        """As the writer last published it."""
+        if self._tail is None:
+            return 0
+        return min(self._tail.durable.read() or 0, self.end_offset())
+
+    def written_end(self) -> int:
+        """What the writer published, unless a power cut made that wrong.
+
+        After a power cut the register may be ahead of the data or behind it, until the next writer
+        has recovered the log; then what was found at opening counts, until the register moves.
+        """
+        published = None if self._tail is None else self._tail.end.read()
+        if published is None or published == self._distrusted_end:
+            return self._found_end
+        return published
+
+    def live_end_offset(self) -> int:
+        """Without a tail to look into, the end is found by scanning again."""
+        if self._tail is None:
+            self.refresh()
+        return self.end_offset()
+
+    def epoch(self) -> bytes:
+        """The tail's."""
+        return b"" if self._tail is None else self._tail.epoch.token()
+
+    def refresh(self) -> None:
+        """List the directory again."""
+        epoch = self.epoch()
+        # A stamp that is known holds only as long as no segment can have been cut.
+        known = self._catalog if epoch == self._known_epoch else None
+        self._catalog = self._reached(list_segments(self.disk, known).catalog)
+        self._known_epoch = epoch
+        if self._tail is None or self.log_tag is None:
+            self._load()
+
+    def close(self) -> None:
+        """Unmap the tail and close the checkpoint."""
+        if self._tail is not None:
+            self._tail.close()
+        if self._start is not None:
+            self._start.close()
+
+    def open_segment(self, segment: Segment) -> SegmentReader:
+        """By what the files say."""
+        return SegmentReader(
+            self.disk,
+            segment.base_offset,
+            self.log_tag,
+            is_compressed=segment.is_compressed,
+            stamp=segment.stamp,
+        )
+
+    def _load(self) -> None:
+        tail = Tail.open(self.disk, write=False)
+        self._known_epoch = b"" if tail is None else tail.epoch.token()
+        published = None if tail is None else tail.end.read()
+        for _ in range(FIND_COUNT_MAX - 1):
+            try:
+                found = find(
+                    self.disk, write=False, index_interval_bytes=self._index_interval_bytes
+                )
+                break
+            except FileNotFoundError:  # swapped or deleted since it was listed
+                continue
+        else:
+            found = find(self.disk, write=False, index_interval_bytes=self._index_interval_bytes)
+        self.found: Found = found
+        self.log_tag: int | None = None if found.log_id is None else log_tag(found.log_id)
+        self._tail = found.tail
+        self._start = None
+        self._found_end = found.plan.next_offset
+        self._distrusted_end = (
+            published if published is not None and published != self._found_end else None
+        )
+        # What the next writer will set aside must not be read meanwhile.
+        unkept = found.run[found.plan.keep :]
+        self._unkept = {segment.base_offset for segment in unkept}
+        self._loaded_end = published
+        self._catalog = self._reached(found.catalog)
+        self.tail: TailReader | None = found.reader
+
+    def _reached(self, catalog: Catalog) -> Catalog:
+        """Without segments that are being made, or that a power cut left and no writer keeps."""
+        end = self.written_end()
+        hidden = {s.base_offset for s in catalog.segments if s.base_offset > end}
+        if self._tail is None or self._tail.end.read() == self._loaded_end:
+            hidden |= self._unkept  # no writer has been at work since
+        return catalog.without(hidden)

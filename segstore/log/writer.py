@@ -1,0 +1,662 @@
+"""Appending: the tail, the drain, the two durability levels and the sync that threads share.
+
+Locks, in the order they are taken:
+1. the sync turn: whoever waits for `durable` waits here, and the one whose turn it is syncs for
+   all.
+2. the device lock: one sync or seal at a time.
+3. the append lock: who gives out offsets and writes. No device is waited for under it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from segstore.config import Durability
+from segstore.errors import (
+    ConfigError,
+    LogClosedError,
+    RecordTooLargeError,
+    SegstoreError,
+    StorageError,
+    SyncFailedError,
+)
+from segstore.format.buffers import Buffer
+from segstore.format.frame import (
+    RECORD_BYTES_MAX,
+    RECORD_COUNT_MAX,
+    EncodedFrame,
+    encode_frame,
+)
+from segstore.format.kernel import measure
+from segstore.log.clock import EngineClock
+from segstore.log.manager import SegmentManager
+from segstore.segment.tail import FRAMES_POSITION, Staged, Tail, TailBuffer
+from segstore.segment.writer import SegmentBrokenError
+
+# Frames up to this size are staged in the tail, larger ones go straight to the segment.
+STAGED_FRAME_BYTES_MAX = 32 * 1024
+# How many rolled segments may wait for their seal before an append seals one itself.
+UNSEALED_COUNT_MAX = 8
+
+_TIMESTAMP_MIN, _TIMESTAMP_MAX = -(2**63), 2**63 - 1
+# Less than a frame may hold, so that all columns of a piece and one largest record still fit one.
+_PIECE_RECORDS_MAX = RECORD_COUNT_MAX // 4
+
+
+class LogWriter:
+    """The one writer of a log. Every method may be called from any number of threads.
+
+    Attributes:
+        manager: the segments.
+        sync_count: how many syncs were made.
+        wake: called after an append while rolled segments wait for their seal.
+        owner: kept alive, with its lock and its thread, by whoever keeps the plain append only.
+    """
+
+    def __init__(
+        self,
+        manager: SegmentManager,
+        tail: Tail | None,
+        clock: EngineClock,
+        *,
+        log_tag: int,
+        next_offset: int,
+        durable_offset: int,
+        durability: Durability,
+        batch_size_bytes: int,
+        unsealed_count_max: int,
+        bell: memoryview,
+        ring: Callable[[], None],
+    ) -> None:
+        self.manager = manager
+        self.sync_count = 0
+        self.owner: object = None
+        self._tail = tail
+        self._clock = clock
+        self._log_tag = log_tag
+        self._durability = durability
+        self._batch_size_bytes = batch_size_bytes
+        self._unsealed_count_max = unsealed_count_max
+        self._bell = bell
+        self._ring = ring
+        self._device_lock = threading.Lock()
+        self._sync_turn = threading.Condition(threading.Lock())
+        self._is_syncing = False
+        self._append_lock = threading.Lock()
+        self._failure: SegstoreError | None = None
+        self._process_id = os.getpid()
+        self._durable_offset = durable_offset
+        self._written_end = next_offset
+        self._staged_keys: dict[int, bytes] = {}
+        self._rewind_count = 0
+        # Where there is no tail, a tail without any room does the same.
+        view = tail.view if tail is not None else memoryview(bytearray(FRAMES_POSITION))
+        self._tail_bytes = len(view)
+        self.buffer = TailBuffer(view, log_tag, self._append_lock, self.append, bell, ring)
+        self._restart_tail()
+        self.buffer.next_offset = next_offset
+        self.buffer.durable_offset = durable_offset
+        self.buffer.append_time = clock.now()
+        self.buffer.is_open = True
+        self._exclusive = _Exclusive(self)
+        self.wake: Callable[[], None] = _nobody
+
+    @property
+    def end_offset(self) -> int:
+        """The log end offset: one past the last acknowledged record."""
+        return self.buffer.next_offset
+
+    @property
+    def durable_offset(self) -> int:
+        """Every record below it survives power loss."""
+        return self._durable_offset
+
+    @property
+    def written_end(self) -> int:
+        """One past the last record that stands in a segment; the tail has those after it."""
+        return self._written_end
+
+    @property
+    def failure(self) -> SegstoreError | None:
+        """Why nothing can be written any more, or None."""
+        return self._failure
+
+    def check(self) -> None:
+        """Refuse to go on once the log can't be written to any more.
+
+        Raises:
+            SegstoreError: the reason.
+        """
+        self._check_failure()
+
+    def append(
+        self,
+        value: Buffer,
+        *,
+        key: Buffer | None = None,
+        timestamp: int | None = None,
+        durability: Durability | None = None,
+    ) -> int:
+        """Append one record of any kind; see `Log.append`."""
+        value = as_bytes(value, "value")
+        key = None if key is None else as_bytes(key, "key")
+        size = len(value) + (0 if key is None else len(key))
+        if size > RECORD_BYTES_MAX:
+            raise RecordTooLargeError(size, RECORD_BYTES_MAX)
+        if timestamp is not None:
+            check_timestamp(timestamp)
+        level = self._level(durability)
+        with self._exclusive:
+            at = time.time_ns() if timestamp is None else timestamp
+            base_offset = self.buffer.next_offset
+            frame = self._frame(base_offset, [value], at, None if key is None else [key])
+            self._append_frames([frame], [value], [at], None if key is None else [key])
+        self._after_append(level, base_offset + 1)
+        return base_offset
+
+    def append_many(
+        self,
+        values: Sequence[Buffer],
+        *,
+        keys: Sequence[Buffer | None] | None = None,
+        timestamps: Sequence[int] | None = None,
+        durability: Durability | None = None,
+    ) -> range:
+        """Append records together; see `Log.append_many`."""
+        plain, ends = _measured(values, "value")
+        plain_keys: list[bytes | None] | None = None
+        if keys is not None:
+            plain_keys = [None if key is None else as_bytes(key, "key") for key in keys]
+            _check_count(len(plain_keys), len(plain), "keys")
+            if plain_keys.count(None) == len(plain_keys):
+                plain_keys = None
+        if timestamps is not None:
+            timestamps = list(timestamps)
+            _check_count(len(timestamps), len(plain), "timestamps")
+            for timestamp in timestamps:
+                check_timestamp(timestamp)
+        level = self._level(durability)
+        if not plain:
+            return range(self.end_offset, self.end_offset)
+        with self._exclusive:
+            at: int | Sequence[int] = time.time_ns() if timestamps is None else timestamps
+            base_offset = self.buffer.next_offset
+            frames = self._frames(base_offset, plain, at, plain_keys, ends)
+            self._append_frames(frames, plain, at, plain_keys)
+        self._after_append(level, base_offset + len(plain))
+        return range(base_offset, base_offset + len(plain))
+
+    def take_over(self, staged: Staged) -> None:
+        """Write to a segment what the tail of an earlier writer held.
+
+        Raises:
+            StorageError: it can't be written; it is still in the tail.
+        """
+        if not staged.values:
+            return
+        with self._exclusive:
+            has_keys = staged.keys.count(None) < len(staged.keys)
+            frames = self._frames(
+                self._written_end,
+                staged.values,
+                staged.timestamps,
+                staged.keys if has_keys else None,
+            )
+            self._write(frames)
+            self.buffer.next_offset = self._written_end
+
+    def drain(self) -> int:
+        """Write what is staged in the tail to the active segment; the end offset reached.
+
+        Raises:
+            StorageError: it can't be written; it stays in the tail.
+        """
+        with self._exclusive:
+            self._drain()
+            return self._written_end
+
+    def sync(self, offset: int | None = None, *, with_index: bool = False) -> int:
+        """Make every record below `offset` (by default all) durable; the durable offset reached.
+
+        Raises:
+            SyncFailedError: a sync failed now or earlier; nothing is acknowledged any more.
+            StorageError: the tail can't be drained.
+        """
+        target = self.end_offset if offset is None else offset
+        if self._durable_offset >= target and not with_index:
+            return self._durable_offset
+        self._check_failure()  # the child of a fork would wait for a thread that it has not
+        if with_index:  # the background's, which nobody else's sync stands in for
+            with self._device_lock:
+                self._sync(with_index=True)
+            return self._durable_offset
+        # Who waits for a turn is set free by all at once. Queueing for the device lock instead let
+        # the early ones sync again, with two records each, before the late ones were through.
+        with self._sync_turn:
+            while self._is_syncing:
+                self._sync_turn.wait()
+                # Whoever had the turn may have synced for this thread as well.
+                if self._durable_offset >= target:
+                    return self._durable_offset
+            self._is_syncing = True
+        try:
+            with self._device_lock:
+                if self._durable_offset < target:
+                    self._sync(with_index=False)
+        finally:
+            with self._sync_turn:
+                self._is_syncing = False
+                self._sync_turn.notify_all()
+        return self._durable_offset
+
+    def roll(self) -> bool:
+        """Start a new segment unless the active one is empty; True if it did.
+
+        Raises:
+            StorageError: it can't be created.
+        """
+        with self._exclusive:
+            self._drain()
+            try:
+                return self.manager.roll()
+            except OSError as error:
+                raise self._storage_error(error, "a new segment can't be created") from error
+
+    def seal_rolled(self) -> int:
+        """Seal the segments that were rolled; how many there were.
+
+        Raises:
+            SyncFailedError: a sync failed; nothing is acknowledged any more.
+            StorageError: the index of a segment can't be written; it is sealed another time.
+        """
+        with self._device_lock:
+            self._check_failure()
+            if not self.manager.unsealed_count:
+                return 0
+            self._sync(with_index=False)
+            try:
+                return self.manager.seal_rolled()
+            except OSError as error:
+                raise self._storage_error(error, "a segment can't be sealed") from error
+
+    def tick(self) -> None:
+        """What the clock asks for: the sync of `sync_interval`, and the roll by age.
+
+        Raises:
+            StorageError: a step failed.
+        """
+        if self.manager.is_roll_due():
+            self.roll()
+        if self._durable_offset < self.end_offset or self._recovery_point() < self.end_offset:
+            self.sync(with_index=True)
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Nothing is appended, rolled, synced or sealed meanwhile.
+
+        Raises:
+            SegstoreError: the log can't be written to any more.
+        """
+        with self._device_lock, self._exclusive:
+            yield
+
+    def epoch(self) -> bytes:
+        """Changes whenever offsets are given out again."""
+        if self._tail is None:
+            return self._rewind_count.to_bytes(8, "little")
+        return self._tail.epoch.token()
+
+    def rewind(self, end_offset: int) -> None:
+        """Go on from a lower end offset; whoever calls is in `exclusively` and cut the files."""
+        self._rewind_count += 1
+        self._written_end = end_offset
+        self._durable_offset = min(self._durable_offset, end_offset)
+        self._staged_keys = {}
+        self._restart_tail()
+        self.buffer.next_offset = end_offset
+        self.buffer.durable_offset = self._durable_offset
+
+    def fail(self, failure: SegstoreError) -> None:
+        """Refuse everything from now on."""
+        self.buffer.is_open = False
+        self._failure = failure
+
+    def close(self) -> None:
+        """Drain, sync, and close every file, in whatever state the log is; a second call is fine.
+
+        Raises:
+            StorageError: the last drain or sync failed. What was acknowledged is still in the
+                tail and the files, and opening the log again goes on from there.
+        """
+        if self._is_foreign() or isinstance(self._failure, LogClosedError):
+            return
+        try:
+            self._check_failure()
+            self.sync(with_index=True)
+            if self._tail is not None:
+                self._tail.sync()
+        except OSError as error:
+            raise self._storage_error(error, "the tail can't be synced") from error
+        finally:
+            with self._device_lock, self._append_lock:
+                self.fail(LogClosedError("the log was closed; open it again to append"))
+                self.manager.close()
+                self.buffer.release()
+                if self._tail is not None:
+                    self._tail.close()
+
+    def abandon(self) -> None:
+        """Refuse everything from now on: for the child of a fork, which has this thread only."""
+        self.buffer.is_open = False
+        for lock in (self._device_lock, self._append_lock):
+            if lock.locked():  # by a thread that was left behind in the parent
+                lock.release()
+        self._failure = _foreign()
+
+    def check_owner(self) -> None:
+        """Refuse to go on in the child of a fork.
+
+        Raises:
+            LogClosedError: this is one.
+        """
+        if self._is_foreign():
+            raise _foreign()
+
+    def _append_frames(
+        self,
+        frames: list[EncodedFrame],
+        values: list[bytes],
+        timestamps: int | Sequence[int],
+        keys: Sequence[bytes | None] | None,
+    ) -> None:
+        """Stage a small frame, write anything else; the records count from then on."""
+        buffer = self.buffer
+        size = frames[0].size_bytes
+        if len(frames) == 1 and size <= min(STAGED_FRAME_BYTES_MAX, self._batch_size_bytes):
+            if not buffer.has_room(size):
+                self._drain()
+            if buffer.has_room(size):
+                buffer.store(frames[0].to_bytes())
+                if keys is not None:
+                    first = len(buffer.values)
+                    found = enumerate(keys, first)
+                    self._staged_keys.update((i, key) for i, key in found if key is not None)
+                buffer.values += values
+                times = [timestamps] * len(values) if isinstance(timestamps, int) else timestamps
+                buffer.timestamps += times
+                buffer.next_offset += len(values)
+                return
+        self._drain()
+        self._write(frames)
+        buffer.next_offset = self._written_end
+
+    def _drain(self) -> None:
+        buffer = self.buffer
+        if not buffer.values:
+            return
+        keys: list[bytes | None] | None = None
+        if self._staged_keys:
+            keys = [self._staged_keys.get(index) for index in range(len(buffer.values))]
+        frames = self._frames(self._written_end, buffer.values, buffer.timestamps, keys)
+        self._write(frames)
+        self._staged_keys = {}
+        self._restart_tail()
+
+    def _restart_tail(self) -> None:
+        """Empty the tail, and let it take no more than the active segment still has room for.
+
+        So a segment rolls when it is due, and not up to a tail's worth of records later.
+        """
+        buffer = self.buffer
+        buffer.restart()
+        room = max(self.manager.room_bytes, self._batch_size_bytes)
+        buffer.limit = min(self._tail_bytes, FRAMES_POSITION + room)
+
+    def _write(self, frames: list[EncodedFrame]) -> None:
+        """Frames to the segments; then, and not before, tell other processes of them."""
+        append_time = self.buffer.append_time
+        try:
+            self.manager.write(frames, append_time)
+        except SegmentBrokenError as error:
+            self._failure = StorageError(
+                error.errno,
+                f"a failed write could not be undone ({error}); close the log and open it again",
+            )
+            raise self._failure from error
+        except OSError as error:
+            raise self._storage_error(error, "the records can't be written") from error
+        last = frames[-1]
+        self._written_end = last.base_offset + last.record_count
+        if self._tail is not None:
+            self._tail.end.advance(self._written_end)
+
+    def _sync(self, *, with_index: bool) -> None:
+        """Drain, then sync outside the append lock; the device lock is held."""
+        with self._exclusive:
+            self._drain()
+            target = self._written_end
+            writers = self.manager.writers()
+        try:
+            for writer in writers:
+                writer.sync(with_index=with_index)
+        except OSError as error:
+            raise self._sync_failed(error) from error
+        self.sync_count += 1
+        self._durable_offset = self.buffer.durable_offset = target
+        if self._tail is not None:
+            self._tail.durable.advance(target)
+            if with_index:
+                self._tail.recovery_point.advance(target)
+
+    def _recovery_point(self) -> int:
+        if self._tail is None:
+            return self._durable_offset
+        return self._tail.recovery_point.read() or 0
+
+    def _after_append(self, level: Durability, end_offset: int) -> None:
+        if self._bell[0]:
+            self._ring()
+        if level == "durable":
+            self.sync(end_offset)
+        if self.manager.unsealed_count:
+            self.wake()
+        if self.manager.unsealed_count > self._unsealed_count_max:
+            # The append has done its part: an error here is for the next call that meets it.
+            with suppress(StorageError):
+                self.seal_rolled()
+
+    def _frame(
+        self,
+        base_offset: int,
+        values: Sequence[bytes],
+        timestamps: int | Sequence[int],
+        keys: Sequence[bytes | None] | None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> EncodedFrame:
+        return encode_frame(
+            base_offset,
+            values,
+            timestamps,
+            keys,
+            append_time=self.buffer.append_time,
+            log_tag=self._log_tag,
+            durable_offset=self._durable_offset,
+            start=start,
+            stop=stop,
+        )
+
+    def _frames(
+        self,
+        base_offset: int,
+        values: Sequence[bytes],
+        timestamps: int | Sequence[int],
+        keys: Sequence[bytes | None] | None,
+        ends: Sequence[int] | None = None,
+    ) -> list[EncodedFrame]:
+        """Cut a batch into frames of about `batch_size` that are much the same size."""
+        if ends is None:
+            ends = measure(values)
+            assert ends is not None
+        if keys is not None:
+            key_ends = measure([key or b"" for key in keys])
+            assert key_ends is not None
+            ends = list(map(int.__add__, ends, key_ends))
+        return [
+            self._frame(base_offset + start, values, timestamps, keys, start, stop)
+            for start, stop in cut_batch(ends, self._batch_size_bytes)
+        ]
+
+    def _level(self, durability: Durability | None) -> Durability:
+        if durability is None:
+            return self._durability
+        if durability not in ("written", "durable"):
+            raise ConfigError(f"durability is 'written' or 'durable', not {durability!r}")
+        return durability
+
+    def _check_failure(self) -> None:
+        if self._failure is None and not self._is_foreign():
+            return
+        if self._failure is None:
+            self.fail(_foreign())
+        assert self._failure is not None
+        raise self._failure
+
+    def _is_foreign(self) -> bool:
+        return os.getpid() != self._process_id
+
+    def _storage_error(self, error: OSError, what: str) -> StorageError:
+        if isinstance(error, StorageError):
+            return error
+        advice = (
+            "free some space (retention and trim still work) and append again"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "nothing was acknowledged"
+        )
+        return StorageError(error.errno or errno.EIO, f"{what}: {error.strerror}; {advice}")
+
+    def _sync_failed(self, error: OSError) -> SyncFailedError:
+        failure = SyncFailedError(
+            error.errno or errno.EIO,
+            f"a sync failed ({error.strerror}), so what the disk holds above offset "
+            f"{self._durable_offset} is unknown and nothing more is acknowledged; close the log "
+            f"and open it again",
+        )
+        # Under the lock, because an append under way in another thread opens the tail at its end.
+        with self._append_lock:
+            self.fail(failure)
+        return failure
+
+
+def _nobody() -> None:
+    """Who seals what was rolled where there is no background thread: the append, a little later."""
+
+
+def _foreign() -> LogClosedError:
+    return LogClosedError(
+        "the log belongs to the parent of this process; open it here with mode='r' to read, "
+        "or in the parent only to write"
+    )
+
+
+class _Exclusive:
+    """``with`` this, nobody else gives out offsets or writes; a generator would cost more."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        self._writer = writer
+
+    def __enter__(self) -> None:
+        writer = self._writer
+        writer._check_failure()
+        writer._append_lock.acquire()
+        buffer = writer.buffer
+        buffer.is_open = False  # the plain append may not look at the lock (the kernel's)
+        try:
+            writer._check_failure()
+            # Of whatever is written now. A record from the tail so gets the time of its drain:
+            # never one before its append, which after an idle day would make it a day old.
+            buffer.append_time = writer._clock.now()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        writer = self._writer
+        writer.buffer.is_open = writer._failure is None
+        writer._append_lock.release()
+
+
+def cut_batch(ends: Sequence[int], size_bytes: int) -> list[tuple[int, int]]:
+    """Where to cut a batch into pieces of about `size_bytes`: (start, stop) of each.
+
+    `ends` says how many bytes the first, the first two, ... records take.
+    """
+    record_count = len(ends)
+    total = ends[-1]
+    if total <= size_bytes and record_count <= _PIECE_RECORDS_MAX:
+        return [(0, record_count)]
+    piece_count = max(-(-total // size_bytes), -(-record_count // _PIECE_RECORDS_MAX))
+    targets = (total * number // piece_count for number in range(1, piece_count))
+    cuts = {bisect_left(ends, target) + 1 for target in targets}
+    # Pieces of much the same size may differ in their number of records as far as you like.
+    cuts.update(range(_PIECE_RECORDS_MAX, record_count, _PIECE_RECORDS_MAX))
+    stops = sorted(cut for cut in cuts if cut < record_count)
+    return list(zip([0, *stops], [*stops, record_count], strict=True))
+
+
+def as_bytes(value: Buffer, what: str) -> bytes:
+    """Any buffer as bytes.
+
+    Raises:
+        TypeError: it is none; for text, what to do about it.
+    """
+    if type(value) is bytes:
+        return value
+    if isinstance(value, str):
+        raise TypeError(f"a {what} is bytes, not str; encode it first, such as {what}.encode()")
+    try:
+        return memoryview(value).tobytes()
+    except TypeError:
+        raise TypeError(
+            f"a {what} is bytes, a bytearray or another buffer, not {type(value).__name__}"
+        ) from None
+
+
+def _measured(values: Sequence[Buffer], what: str) -> tuple[list[bytes], Sequence[int]]:
+    """The values as bytes, and what the first, the first two, ... take."""
+    if isinstance(values, bytes | bytearray | memoryview | str):
+        raise TypeError(f"append_many takes a sequence of {what}s, not one {type(values).__name__}")
+    plain: list[Any] = values if type(values) is list else list(values)
+    ends = measure(plain)
+    if ends is None:
+        plain = [as_bytes(value, what) for value in plain]
+        ends = measure(plain)
+        assert ends is not None
+    return plain, ends
+
+
+def check_timestamp(timestamp: int) -> None:
+    """Refuse what is no time in ns.
+
+    Raises:
+        TypeError: it is not an int.
+        ValueError: it does not fit 64 bits.
+    """
+    if not isinstance(timestamp, int) or isinstance(timestamp, bool):
+        raise TypeError(
+            f"a timestamp is an int of ns since the epoch, not {type(timestamp).__name__}"
+        )
+    if not _TIMESTAMP_MIN <= timestamp <= _TIMESTAMP_MAX:
+        raise ValueError(f"timestamp {timestamp} does not fit 64 bits; give ns since the epoch")
+
+
+def _check_count(count: int, value_count: int, what: str) -> None:
+    if count != value_count:
+        raise ValueError(f"{value_count} values and {count} {what}; there must be one for each")

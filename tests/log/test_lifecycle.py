@@ -1,0 +1,232 @@
+"""Opening, closing, and logs that nobody closes."""
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+
+import segstore
+from segstore import ConfigError, LogClosedError, LogNotFoundError, ReadOnlyError, StorageError
+from tests.directories import contents
+
+
+def maintenance_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "segstore"]
+
+
+def test_closing_twice_is_fine_and_everything_after_it_is_refused(path):
+    log = segstore.open(path)
+    append = log.append
+    log.append(b"x")
+    reading = log.read()
+    log.close()
+    log.close()
+    calls = [
+        lambda: log.append(b"y"),
+        lambda: append(b"y"),
+        lambda: log.append_many([b"y"]),
+        lambda: log.sync(),
+        lambda: log.roll(),
+        lambda: log.maintain(),
+        lambda: log.read(),
+        lambda: log.values(),
+        lambda: log.batches(),
+        lambda: log[0],
+        lambda: len(log),
+        lambda: iter(log),
+        lambda: log.offset_for_time(0),
+        lambda: log.segments(),
+        lambda: log.verify(),
+        lambda: log.stats(),
+        lambda: log.start_offset,
+        lambda: log.end_offset,
+        lambda: log.durable_offset,
+    ]
+    for call in calls:
+        with pytest.raises(LogClosedError):
+            call()
+    assert "closed" in repr(log)
+    assert log.path == path
+    try:
+        assert [record.value for record in reading] == [b"x"]
+    except LogClosedError:
+        pass
+
+
+def test_an_iterator_that_outlives_its_log_ends_with_an_error_of_ours(path):
+    log = segstore.open(path, segment_size=4096, batch_size=1000, background=False)
+    log.append_many([b"x" * 100] * 500)
+    reading = log.values()
+    assert next(reading) == b"x" * 100
+    log.close()
+    with pytest.raises(LogClosedError):
+        list(reading)
+
+
+def test_a_closed_reader_refuses_too(path):
+    segstore.open(path).close()
+    log = segstore.open(path, "r")
+    log.close()
+    with pytest.raises(LogClosedError):
+        list(log)
+
+
+def test_a_reader_refuses_to_write(path):
+    segstore.open(path).close()
+    with segstore.open(path, "r") as log:
+        for call in (lambda: log.append(b"x"), lambda: log.append_many([]), log.sync, log.roll,
+                     log.maintain):  # fmt: skip
+            with pytest.raises(ReadOnlyError, match="mode='a'"):
+                call()
+
+
+@pytest.mark.parametrize("mode", ["w", "rw", "", None, "A"])
+def test_an_unknown_mode_is_refused(path, mode):
+    with pytest.raises(ConfigError):
+        segstore.open(path, mode)
+    assert not os.path.exists(path)
+
+
+def test_a_reader_of_no_log_is_told_so_and_makes_nothing(path, tmp_path):
+    with pytest.raises(LogNotFoundError):
+        segstore.open(path, "r")
+    assert not os.path.exists(path)
+    with pytest.raises(FileNotFoundError):
+        segstore.open(path, "r")
+    os.mkdir(path)
+    with pytest.raises(LogNotFoundError):
+        segstore.open(path, "r")
+    assert os.listdir(path) == []
+
+
+def test_a_file_in_place_of_the_directory_is_a_storage_error(path):
+    with open(path, "wb"):
+        pass
+    with pytest.raises(StorageError):
+        segstore.open(path)
+    with pytest.raises(segstore.SegstoreError):
+        segstore.open(path, "r")
+
+
+def test_files_and_directories_are_for_their_owner_only_whatever_the_umask(path):
+    before = os.umask(0)
+    try:
+        with segstore.open(os.path.join(path, "deep", "log")) as log:
+            log.append(b"x")
+            log.roll()
+    finally:
+        os.umask(before)
+    for root, _, names in os.walk(path):
+        assert os.stat(root).st_mode & 0o777 == 0o700
+        for name in names:
+            assert os.stat(os.path.join(root, name)).st_mode & 0o777 == 0o600
+
+
+def test_an_abandoned_log_goes_away_with_its_thread_and_loses_nothing(path):
+    log = segstore.open(path)
+    log.append(b"x")
+    gone = weakref.ref(log)
+    assert maintenance_threads()
+    del log
+    gc.collect()
+    assert gone() is None
+    deadline = time.monotonic() + 10
+    while maintenance_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not maintenance_threads()
+    with segstore.open(path) as log:
+        assert list(log.values()) == [b"x"]
+
+
+def test_a_kept_append_keeps_the_log_and_its_lock(path):
+    append = segstore.open(path).append
+    gc.collect()
+    assert append(b"x") == 0
+    with pytest.raises(segstore.LogLockedError):
+        segstore.open(path)
+    del append
+    gc.collect()
+    with segstore.open(path) as log:
+        assert list(log.values()) == [b"x"]
+
+
+def test_no_descriptor_and_no_thread_is_left_behind(path):
+    def open_and_close():
+        with segstore.open(path, segment_size=4096, batch_size=1000) as log:
+            log.append_many([b"x" * 100] * 100)
+            list(log)
+            with segstore.open(path, "r") as reader:
+                list(reader)
+        del log, reader
+        gc.collect()
+
+    open_and_close()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        open_and_close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not maintenance_threads()
+
+
+EXIT = """
+import sys, threading, segstore
+log = segstore.open(sys.argv[1])
+for number in range(1000):
+    log.append(b"%d" % number)
+if sys.argv[2] == "raise":
+    raise KeyError("on purpose")
+if sys.argv[2] == "exit":
+    sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("end", 0), ("exit", 3), ("raise", 1)])
+def test_an_interpreter_that_exits_without_closing_loses_nothing(path, how, code):
+    done = subprocess.run(
+        [sys.executable, "-c", EXIT, path, how], capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == code
+    assert (b"KeyError" in done.stderr) == (how == "raise")
+    with segstore.open(path) as log:
+        assert list(log.values()) == [b"%d" % number for number in range(1000)]
+        assert log.recovery.was_clean
+
+
+def test_a_reader_changes_no_file(path):
+    with segstore.open(path, segment_size=4096, batch_size=1000) as log:
+        log.append_many([b"x" * 100] * 300, keys=[b"k"] * 300)
+        log.append(b"tail")
+    before = contents(path, without=())
+    with segstore.open(path, "r") as log:
+        list(log)
+        log[5]
+        log.offset_for_time(0)
+        log.segments()
+        log.stats()
+        log.verify()
+        list(log.find(b"k"))
+    assert contents(path, without=()) == before
+
+
+def test_the_context_manager_closes_on_an_error_too(path):
+    with pytest.raises(KeyError):
+        with segstore.open(path) as log:
+            raise KeyError
+    with pytest.raises(LogClosedError):
+        log.append(b"x")
+
+
+def test_an_empty_log_is_empty(path):
+    with segstore.open(path) as log:
+        assert (len(log), log.start_offset, log.end_offset, log.durable_offset) == (0, 0, 0, 0)
+        assert list(log) == []
+        assert log.offset_for_time(0) is None
+        assert log.verify().is_intact
+        assert [info.state for info in log.segments()] == ["active"]
+    with segstore.open(path, "r") as log:
+        assert list(log) == []

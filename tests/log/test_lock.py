@@ -1,0 +1,168 @@
+"""One writer per log, across handles, processes and forks."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import segstore
+from segstore import LogClosedError, LogLockedError
+
+HOLDER = """
+import sys, time, segstore
+log = segstore.open(sys.argv[1])
+log.append(b"by the other process")
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdout.readline() == b"open\n"
+    yield child
+    child.kill()
+    child.communicate()
+
+
+def test_a_second_writer_in_the_same_process_is_refused(path):
+    with segstore.open(path):
+        with pytest.raises(LogLockedError, match=f"process {os.getpid()} since"):
+            segstore.open(path)
+    segstore.open(path).close()
+
+
+def test_a_second_writer_in_another_process_is_refused_and_told_who_holds_the_log(path, holder):
+    with pytest.raises(LogLockedError) as caught:
+        segstore.open(path)
+    assert f"process {holder.pid}" in caught.value.holder
+    assert "mode='r'" in str(caught.value)
+
+
+def test_a_killed_writer_leaves_no_lock(path, holder):
+    holder.kill()
+    holder.wait()
+    with segstore.open(path) as log:
+        assert list(log.values()) == [b"by the other process"]
+
+
+def test_a_stopped_writer_keeps_its_lock(path, holder):
+    os.kill(holder.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(LogLockedError):
+            segstore.open(path)
+        with segstore.open(path, "r") as log:
+            assert list(log.values()) == [b"by the other process"]
+    finally:
+        os.kill(holder.pid, signal.SIGCONT)
+
+
+def test_what_the_lock_file_says_is_never_relied_on(path):
+    os.makedirs(path)
+    with open(os.path.join(path, "lock"), "wb") as file:
+        file.write(b"process 1 since for ever\n\xff\x00" * 100)
+    with segstore.open(path) as log:
+        log.append(b"x")
+
+
+def in_a_child(work):
+    """Run `work` in a forked child; its exit status, or "hangs"."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # a child that hangs dies of it
+        try:
+            work()
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def test_a_forked_child_can_not_write_and_its_close_changes_nothing(path):
+    with segstore.open(path, background=False) as log:
+        log.append(b"parent")
+        append = log.append
+
+        def work():
+            for attempt in (log.append, append):
+                with pytest.raises(LogClosedError, match="parent"):
+                    attempt(b"child")
+            with pytest.raises(LogClosedError):
+                log.append_many([b"child"])
+            with pytest.raises(LogClosedError):
+                log.sync()
+            assert log[0].value == b"parent"
+            with segstore.open(path, "r") as reader:
+                assert list(reader.values()) == [b"parent"]
+            log.close()
+            log.close()
+
+        assert in_a_child(work) == 0
+        assert log.append(b"parent again") == 1
+        with pytest.raises(LogLockedError):
+            segstore.open(path)
+    with segstore.open(path, "r") as log:
+        assert list(log.values()) == [b"parent", b"parent again"]
+
+
+def test_a_forked_child_that_lives_on_does_not_keep_the_lock(path):
+    log = segstore.open(path)
+    log.append(b"x")
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(write_end)
+        os.read(read_end, 1)
+        os._exit(0)
+    try:
+        log.close()
+        with segstore.open(path) as again:
+            assert again.append(b"y") == 1
+    finally:
+        os.close(write_end)
+        os.close(read_end)
+        os.waitpid(child, 0)
+
+
+def test_a_fork_while_a_thread_appends_leaves_no_child_hanging(path):
+    with segstore.open(path, background=False) as log:
+        append = log.append
+        with log._writer.exclusively():  # as another thread has it at the moment of the fork
+
+            def work():
+                for attempt in (append, log.append):
+                    with pytest.raises(LogClosedError):
+                        attempt(b"child")
+                log.close()
+
+            assert in_a_child(work) == 0
+
+
+def test_many_openers_at_once_give_one_writer(path):
+    opened, refused = [], []
+    barrier = threading.Barrier(8)
+
+    def race():
+        barrier.wait()
+        try:
+            opened.append(segstore.open(path))
+        except LogLockedError:
+            refused.append(1)
+
+    threads = [threading.Thread(target=race) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(opened), len(refused)) == (1, 7)
+    opened[0].close()

@@ -1,0 +1,162 @@
+"""Rolling, sealing and finding segments."""
+
+import itertools
+import os
+import time
+
+import segstore
+from segstore.disk import OsDisk
+from segstore.format.frame import encode_frame
+from segstore.log.manager import SegmentManager
+from segstore.segment.catalog import Catalog
+from tests.directories import names_ending
+
+OPTIONS = {"background": False, "compression": None}
+
+
+def test_a_log_rolls_by_size_and_no_segment_is_larger_than_asked(path):
+    with segstore.open(path, segment_size="16KiB", batch_size="1KiB", **OPTIONS) as log:
+        values = [b"%0100d" % number for number in range(2000)]
+        for start in range(0, 2000, 7):
+            log.append_many(values[start : start + 7])
+        log.sync()
+        infos = log.segments()
+        assert len(infos) > 10
+        assert all(info.size_bytes <= 16 * 1024 for info in infos)
+        assert min(info.size_bytes for info in infos[:-1]) > 8 * 1024
+        assert [info.state for info in infos] == ["sealed"] * (len(infos) - 1) + ["active"]
+        assert [info.base_offset for info in infos[1:]] == [i.end_offset for i in infos[:-1]]
+        assert list(log.values()) == values
+
+
+def test_a_batch_larger_than_a_segment_gets_as_many_as_it_takes(path):
+    with segstore.open(path, segment_size=4096, batch_size=4096, **OPTIONS) as log:
+        values = [b"%01000d" % number for number in range(50)] + [bytes(20_000)]
+        log.append_many(values)
+        assert list(log.values()) == values
+        assert len(log.segments()) > 10
+
+
+def test_an_empty_segment_never_rolls(path):
+    with segstore.open(path, segment_age=0.01, **OPTIONS) as log:
+        assert log.roll() is False
+        log.append(b"x")
+        assert log.roll() is True
+        assert log.roll() is False
+        time.sleep(0.03)
+        log.maintain()
+        assert [info.base_offset for info in log.segments()] == [0, 1]
+
+
+def test_a_staged_record_is_enough_to_roll_on_request(path):
+    with segstore.open(path, **OPTIONS) as log:
+        log.append(b"staged")
+        assert log.roll() is True
+        assert [(i.base_offset, i.end_offset) for i in log.segments()] == [(0, 1), (1, 1)]
+        assert log.segments()[0].state == "sealed"
+
+
+def test_an_idle_log_rolls_by_age_on_its_own(path):
+    with segstore.open(path, segment_age=0.1, sync_interval=0.02, compression=None) as log:
+        log.append(b"x")
+        deadline = time.monotonic() + 10
+        while len(log.segments()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert [info.base_offset for info in log.segments()] == [0, 1]
+        time.sleep(0.3)
+        assert len(log.segments()) == 2
+
+
+def test_the_age_of_a_segment_goes_on_counting_while_the_log_is_closed(path):
+    with segstore.open(path, segment_age=0.2, **OPTIONS) as log:
+        log.append(b"x")
+    time.sleep(0.25)
+    with segstore.open(path, segment_age=0.2, **OPTIONS) as log:
+        log.maintain()
+        assert [info.base_offset for info in log.segments()] == [0, 1]
+
+
+def frame(base_offset):
+    return encode_frame(
+        base_offset, [b"x" * 100], 5, None, append_time=1, log_tag=0, durable_offset=0
+    )
+
+
+def test_a_full_index_rolls(path):
+    class Small(SegmentManager):
+        index_capacity = 3
+
+    disk = OsDisk(path, create=True)
+    manager = Small(
+        disk, bytes(16), Catalog(), segment_size_bytes=10**6, segment_age_s=100,
+        index_interval_bytes=64,
+    )  # fmt: skip
+    manager.start(0)
+    for offset in range(10):
+        manager.write([frame(offset)], 1)
+    assert manager.roll_count == 3
+    manager.write([frame(offset) for offset in range(10, 20)], 1)
+    bases = [segment.base_offset for segment in manager.catalog.segments]
+    assert bases == sorted(set(bases))
+    assert max(b - a for a, b in itertools.pairwise(bases)) <= 10
+    manager.close()
+    disk.close()
+
+
+def test_a_log_may_be_reopened_with_other_options(path):
+    values = []
+    for turn, options in enumerate(
+        [
+            {"segment_size": "1MiB", "index_interval": 64, "batch_size": 100},
+            {"segment_size": 4096, "index_interval": 4096, "batch_size": 4000},
+            {"segment_size": "64MiB", "index_interval": 128, "batch_size": 1},
+            {"segment_size": "8KiB", "index_interval": "1MiB", "batch_size": 64},
+        ]
+    ):
+        more = [b"%d %050d" % (turn, number) for number in range(200)]
+        with segstore.open(path, **options, **OPTIONS) as log:
+            log.append_many(more[:100])
+            for value in more[100:]:
+                log.append(value)
+            values += more
+            assert list(log.values()) == values
+            assert [log[offset].value for offset in range(len(values))] == values
+            assert log.verify().is_intact
+
+
+def test_times_of_segments_are_of_their_records_or_unknown(path):
+    with segstore.open(path, batch_size=1000, **OPTIONS) as log:
+        for start in range(0, 500, 50):
+            log.append_many([b"x" * 100] * 50, timestamps=range(start + 1, start + 51))
+    with segstore.open(path, batch_size=1000, **OPTIONS) as log:
+        log.append(b"last", timestamp=501)
+        log.roll()
+        first = log.segments()[0]
+        assert first.max_timestamp == 501
+        assert first.min_timestamp in (None, 1)
+
+
+def test_a_log_of_a_thousand_segments_opens_and_reads(path):
+    count = 1000
+    files_before = len(os.listdir("/proc/self/fd"))
+    started = time.monotonic()
+    with segstore.open(path, segment_size=4096, batch_size=4000, **OPTIONS) as log:
+        for number in range(count):
+            log.append_many([b"%03900d" % number])
+        log.sync()
+        assert len(log.segments()) == count
+    written = time.monotonic() - started
+    started = time.monotonic()
+    with segstore.open(path, segment_size=4096, batch_size=4000, **OPTIONS) as log:
+        opened = time.monotonic() - started
+        assert log.recovery.was_clean
+        assert log.recovery.scanned_bytes < 64 * 1024
+        for offset in range(0, count, 97):
+            assert log[offset].value == b"%03900d" % offset
+        assert sum(1 for _ in log.values()) == count
+        assert len(os.listdir("/proc/self/fd")) < files_before + 60
+    with segstore.open(path, "r") as log:
+        assert log[count // 2].value == b"%03900d" % (count // 2)
+    assert len(names_ending(path, ".log")) == count
+    assert opened < 5, opened
+    assert written < 60, written

@@ -1,0 +1,161 @@
+"""Many threads on one log."""
+
+import random
+import sys
+import threading
+
+import pytest
+
+import segstore
+from segstore.disk import OsDisk
+from segstore.format.fileheader import log_tag
+from segstore.segment.tail import Tail, TailReader
+
+
+@pytest.fixture
+def _eager_switching():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+def run_all(works):
+    errors = []
+
+    def guarded(work):
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    if errors:
+        raise errors[0]
+    assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.usefixtures("_eager_switching")
+@pytest.mark.parametrize("compression", [None, "lz4"])
+def test_appenders_and_readers_agree(path, compression):
+    counts = 300
+    appended = [{} for _ in range(4)]
+    options = {"segment_size": 30_000, "batch_size": 2000, "sync_interval": 0.01}
+    with segstore.open(path, compression=compression, **options) as log:
+        done = threading.Event()
+
+        def appender(number):
+            chance = random.Random(number)
+            for _ in range(counts):
+                value = b"%d " % number + chance.randbytes(chance.choice([5, 100, 3000]))
+                how = chance.randrange(4)
+                if how == 0:
+                    appended[number][log.append(value)] = value
+                elif how == 1:
+                    key = b"k%d" % number
+                    appended[number][log.append(value, key=key, timestamp=5)] = value
+                elif how == 2:
+                    for offset in log.append_many([value] * 3):
+                        appended[number][offset] = value
+                else:
+                    offset = log.append(value, durability="durable")
+                    appended[number][offset] = value
+                    assert log.durable_offset > offset
+
+        def appenders():
+            try:
+                run_all([lambda n=n: appender(n) for n in range(4)])
+            finally:
+                done.set()
+
+        def follower():
+            seen = 0
+            while not (done.is_set() and seen == log.end_offset):
+                for record in log.read(seen):
+                    assert record.offset == seen
+                    seen += 1
+
+        def pointer():
+            chance = random.Random(99)
+            while not done.is_set():
+                end = log.end_offset
+                if end:
+                    offset = chance.randrange(max(0, end - 50), end)
+                    assert log[offset].offset == offset
+
+        run_all([appenders, follower, follower, pointer, pointer])
+        expected = {}
+        for part in appended:
+            expected.update(part)
+        assert sum(map(len, appended)) == len(expected) == log.end_offset
+        assert list(log.values()) == [expected[offset] for offset in range(len(expected))]
+        assert log.verify().is_intact
+        assert log.stats().background_error is None
+    with segstore.open(path, "r") as log:
+        assert list(log.values()) == [expected[offset] for offset in range(len(expected))]
+
+
+def test_durable_appends_share_their_syncs(path):
+    with segstore.open(path, durability="durable", background=False) as log:
+        run_all([lambda: [log.append(b"x") for _ in range(40)] for _ in range(8)])
+        assert log.end_offset == log.durable_offset == 320
+        assert log.stats().syncs < 320
+
+
+@pytest.mark.usefixtures("_eager_switching")
+def test_the_tail_may_be_looked_into_by_many_threads_at_once(path):
+    with segstore.open(path, background=False) as log:
+        values = [b"%d" % number for number in range(1500)]
+        for value in values:
+            log.append(value)
+        disk = OsDisk(path)
+        tail = Tail.open(disk, write=False)
+        for _ in range(5):
+            reader = TailReader(tail.view, log_tag(tail.log_id))
+            barrier = threading.Barrier(4)
+
+            def look(reader=reader, barrier=barrier):
+                barrier.wait()
+                for offset in range(0, 1500, 13):
+                    batch = reader.get(offset)
+                    assert batch is not None, offset
+                    assert batch.record(offset).value == values[offset]
+                assert reader.end_offset() == 1500
+
+            run_all([look] * 4)
+        disk.close()
+
+
+@pytest.mark.usefixtures("_eager_switching")
+def test_many_threads_may_read_a_segment_that_another_process_writes(path):
+    options = {"background": False, "compression": None, "index_interval": 64, "batch_size": 200}
+    with segstore.open(path, **options) as log:
+        log.append_many([b"%05d" % number * 10 for number in range(100)])
+        log.sync()
+        with segstore.open(path, "r") as reader:
+            assert reader[50].offset == 50
+            count = 100
+            for _ in range(6):
+                log.append_many([b"%05d" % n * 10 for n in range(count, count + 4000)])
+                log.sync()
+                count += 4000
+                barrier = threading.Barrier(4)
+
+                def look(seed, barrier=barrier, count=count):
+                    chance = random.Random(seed)
+                    barrier.wait()
+                    for _ in range(50):
+                        offset = chance.randrange(count)
+                        assert reader[offset].value == b"%05d" % offset * 10
+                        start = chance.randrange(count - 3)
+                        found = [record.offset for record in reader.read(start, start + 3)]
+                        assert found == [start, start + 1, start + 2]
+
+                run_all([lambda n=n: look(n) for n in range(4)])
+                reader_index = next(iter(reader._reader._segments.values()))[1].index
+                entries = [reader_index[slot] for slot in range(len(reader_index))]
+                assert entries == sorted(set(entries))

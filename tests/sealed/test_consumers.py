@@ -1,0 +1,359 @@
+"""Named positions that survive the programs that read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import segstore
+from segstore import (
+    ConsumerLockedError,
+    CorruptionError,
+    Log,
+    LogClosedError,
+    OffsetOutOfRangeError,
+)
+from segstore.format.checkpoint import CHECKPOINT_BYTES, SLOT_BYTES
+from segstore.segment.checkpointfile import CheckpointFile
+
+from .records import lines
+
+
+def open_log(path: str, mode: Any = "a", **options: Any) -> Log:
+    return segstore.open(path, mode, background=False, **options)
+
+
+@pytest.fixture
+def log(path: str) -> Any:
+    with open_log(path, segment_size="4KiB", batch_size=1024) as made:
+        made.append_many(lines(300), timestamps=[1000 + n for n in range(300)])
+        yield made
+
+
+def test_poll_commit_and_come_back(log: Log) -> None:
+    with log.consumer("one") as consumer:
+        first = consumer.poll(100)
+        assert [r.offset for r in first] == list(range(100))
+        assert (consumer.position, consumer.committed, consumer.lag) == (100, 0, 200)
+        consumer.commit()
+        consumer.poll(50)
+        assert (consumer.position, consumer.committed) == (150, 100)
+    with log.consumer("one") as consumer:  # what was not committed comes again
+        assert consumer.position == 100
+        assert consumer.poll(1)[0].offset == 100
+        consumer.commit(42)
+    assert log.consumers() == (segstore.ConsumerInfo("one", 42, 258, 0),)
+
+
+def test_iterating_goes_to_the_end_and_waits_for_nothing(log: Log) -> None:
+    with log.consumer("one", start=290) as consumer:
+        assert [r.offset for r in consumer] == list(range(290, 300))
+        assert list(consumer) == []
+        log.append(b"more")
+        for record in consumer:
+            assert record.value == b"more"
+            consumer.commit()
+        assert consumer.committed == 301
+
+
+def test_poll_waits_no_longer_than_asked(log: Log) -> None:
+    with log.consumer("one", start="end") as consumer:
+        assert consumer.poll() == []
+        assert consumer.poll(timeout=0.05) == []
+        threading.Timer(0.1, log.append, [b"late"]).start()
+        assert [r.value for r in consumer.poll(timeout=20)] == [b"late"]
+        with pytest.raises(ValueError, match="at least 1"):
+            consumer.poll(0)
+
+
+def test_seek_by_offset_and_by_time(log: Log) -> None:
+    with log.consumer("one") as consumer:
+        assert consumer.seek(120) == 120
+        assert consumer.poll(1)[0].offset == 120
+        assert consumer.seek(timestamp=1250) == 250
+        assert consumer.seek(timestamp=10**9) == 300
+        assert consumer.lag == 0
+        assert consumer.committed == 0
+        for outside in (-1, 301):
+            with pytest.raises(OffsetOutOfRangeError):
+                consumer.seek(outside)
+            with pytest.raises(OffsetOutOfRangeError):
+                consumer.commit(outside)
+        with pytest.raises(TypeError):
+            consumer.seek()
+        with pytest.raises(TypeError):
+            consumer.seek(1, timestamp=1)
+
+
+def test_where_a_new_consumer_starts(log: Log) -> None:
+    assert log.consumer("a").position == 0
+    assert log.consumer("b", start="end").position == 300
+    assert log.consumer("c", start=7).position == 7
+    with pytest.raises(OffsetOutOfRangeError):
+        log.consumer("d", start=301)
+    with pytest.raises(ValueError, match="start is"):
+        log.consumer("d", start="middle")  # type: ignore[arg-type]
+    assert [c.name for c in log.consumers()] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "ä", "a b", "-a", "x" * 101, "a\n"])
+def test_names_are_checked(log: Log, name: str) -> None:
+    before = os.listdir(log.path)
+    with pytest.raises(ValueError, match="consumer name"):
+        log.consumer(name)
+    assert os.listdir(log.path) == before
+
+
+def test_a_name_has_one_holder_in_a_process_and_across(log: Log) -> None:
+    consumer = log.consumer("one")
+    with pytest.raises(ConsumerLockedError):
+        log.consumer("one")
+    code = f"""
+import segstore
+log = segstore.open({log.path!r}, "r")
+try:
+    log.consumer("one")
+except segstore.ConsumerLockedError:
+    print("held")
+with log.consumer("two") as two:
+    two.poll(5)
+    two.commit()
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.stdout.split() == ["held"], run.stderr
+    assert [(c.name, c.committed) for c in log.consumers()] == [("one", 0), ("two", 5)]
+    with pytest.raises(ConsumerLockedError):
+        log.remove_consumer("one")
+    consumer.close()
+    assert log.remove_consumer("one")
+    assert not log.remove_consumer("one")
+    log.consumer("one").close()
+
+
+def test_a_killed_holder_lets_go_and_its_records_come_again(log: Log) -> None:
+    code = f"""
+import os, signal, segstore
+log = segstore.open({log.path!r}, "r")
+c = log.consumer("one")
+c.poll(40); c.commit(); c.poll(40)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code], timeout=60)
+    with log.consumer("one") as consumer:
+        assert consumer.position == 40
+
+
+def test_a_new_name_taken_by_many_at_once_has_one_holder(path: str) -> None:
+    with open_log(path) as log:
+        log.append_many([b"x"] * 10)
+        for number in range(30):
+            held: list[Any] = []
+            refused: list[BaseException] = []
+            gate = threading.Barrier(4)
+
+            def take(
+                name: str = f"c{number}", gate: Any = gate, held: Any = held, refused: Any = refused
+            ) -> None:
+                gate.wait()
+                try:
+                    held.append(log.consumer(name))
+                except ConsumerLockedError as error:
+                    refused.append(error)
+                except BaseException as error:
+                    held.append(error)
+
+            threads = [threading.Thread(target=take, daemon=True) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(held) == 1, held
+            assert len(refused) == 3
+            held[0].commit(3)
+            held[0].close()
+            with log.consumer(f"c{number}") as again:
+                assert again.committed == 3
+
+
+def test_a_torn_commit_leaves_the_last_one(log: Log) -> None:
+    with log.consumer("one") as consumer:
+        for offset in (10, 20):
+            consumer.commit(offset)
+    file = Path(log.path, "one.consumer")
+    good = file.read_bytes()
+    assert len(good) == CHECKPOINT_BYTES
+    newest = max(
+        (1, 2),
+        key=lambda n: int.from_bytes(good[n * SLOT_BYTES + 8 : n * SLOT_BYTES + 16], "little"),
+    )
+    for at in range(SLOT_BYTES):
+        data = bytearray(good)
+        data[newest * SLOT_BYTES + at] ^= 0x41
+        file.write_bytes(data)
+        with log.consumer("one") as consumer:
+            assert consumer.committed == 10
+    other = 3 - newest
+    for at in range(0, SLOT_BYTES, 3):
+        data = bytearray(good)
+        data[other * SLOT_BYTES + at] ^= 0x41
+        file.write_bytes(data)
+        with log.consumer("one") as consumer:
+            assert consumer.committed == 20
+
+
+def test_a_damaged_consumer_is_reported_and_can_be_removed(log: Log) -> None:
+    log.consumer("one").close()
+    file = Path(log.path, "one.consumer")
+    file.write_bytes(bytes(CHECKPOINT_BYTES))
+    with pytest.raises(CorruptionError, match="committed offset"):
+        log.consumer("one")
+    assert log.remove_consumer("one")
+    assert log.consumer("one").position == 0
+
+
+def test_records_read_before_damage_are_not_lost_with_it(path: str) -> None:
+    with open_log(path) as log:
+        for value in lines(60):
+            log.append(value, durability="durable")
+        data = bytearray(Path(log.segments()[0].path).read_bytes())
+        at = data.index(lines(60)[40])
+        data[at] ^= 1
+        Path(log.segments()[0].path).write_bytes(data)
+        with log.consumer("one") as consumer:
+            assert [r.offset for r in consumer.poll(100)] == list(range(40))
+            with pytest.raises(CorruptionError) as caught:
+                consumer.poll(100)
+            assert consumer.position == 40
+            consumer.seek(caught.value.offsets.stop)
+            assert [r.offset for r in consumer.poll(100)] == list(range(41, 60))
+
+
+def test_retention_that_overtakes_is_counted(path: str) -> None:
+    with open_log(path, segment_size="4KiB", batch_size=512, retention_records=10) as log:
+        consumer = log.consumer("one")
+        log.append_many([b"x" * 50] * 5)
+        consumer.poll(2)
+        for _ in range(8):
+            log.append_many([b"x" * 50] * 5)
+            log.roll()
+        report = log.sweep()
+        assert report.lost_by_consumer == {"one": log.start_offset}
+        assert log.start_offset > 5
+        got = consumer.poll(1000)
+        assert [r.offset for r in got] == list(range(log.start_offset, 45))
+        assert consumer.lost_count == log.start_offset - 2
+        consumer.close()
+        with log.consumer("one") as consumer:
+            assert consumer.lost_count == log.start_offset - 2
+            assert consumer.position == log.start_offset
+
+
+def test_several_at_once_each_get_everything(path: str) -> None:
+    with open_log(path, segment_size="8KiB", batch_size=1024) as log:
+        got: dict[str, list[bytes]] = {}
+        values = lines(2000)
+
+        def consume(name: str) -> None:
+            mine = got.setdefault(name, [])
+            while len(mine) < len(values):
+                with log.consumer(name) as consumer:
+                    records = consumer.poll(150, timeout=20)
+                    mine += [r.value for r in records]
+                    consumer.commit()
+
+        threads = [threading.Thread(daemon=True, target=consume, args=(f"c{n}",)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        for start in range(0, len(values), 100):
+            log.append_many(values[start : start + 100])
+            if start % 500 == 0:
+                log.maintain()
+        for thread in threads:
+            thread.join(60)
+        assert [got[f"c{n}"] == values for n in range(3)] == [True] * 3
+
+
+def test_a_commit_ahead_of_a_truncated_log_does_not_skip_what_comes(log: Log) -> None:
+    with log.consumer("one", start="end"):
+        pass
+    log.truncate(99)
+    with log.consumer("one") as consumer:
+        assert consumer.position == 100
+        log.append(b"new")
+        assert [r.value for r in consumer.poll()] == [b"new"]
+
+
+def test_a_closed_consumer_refuses(log: Log) -> None:
+    consumer = log.consumer("one")
+    consumer.close()
+    consumer.close()
+    for call in (consumer.poll, consumer.commit, lambda: consumer.seek(0), lambda: iter(consumer)):
+        with pytest.raises(LogClosedError):
+            call()
+
+
+def test_a_closed_log_refuses_its_consumers(path: str) -> None:
+    log = open_log(path)
+    log.append(b"x")
+    consumer = log.consumer("one")
+    waiting: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            for _ in range(3):
+                consumer.poll(10, timeout=None)
+        except BaseException as error:
+            waiting.append(error)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    threading.Event().wait(0.2)
+    log.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert isinstance(waiting[0], LogClosedError)
+    consumer.close()
+
+
+def test_the_child_of_a_fork_can_not_commit_nor_keep_the_name(log: Log) -> None:
+    consumer = log.consumer("one")
+    read, write = os.pipe()
+    hold_read, hold_write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            consumer.commit(5)
+            os.write(write, b"committed")
+        except LogClosedError:
+            os.write(write, b"refused")
+        finally:
+            os.read(hold_read, 1)
+            os._exit(0)
+    assert os.read(read, 100) == b"refused"
+    consumer.commit(7)
+    consumer.close()
+    log.consumer("one").close()  # the child lives, and does not hold the name
+    os.write(hold_write, b"x")
+    os.waitpid(child, 0)
+    for fd in (read, write, hold_read, hold_write):
+        os.close(fd)
+
+
+def test_a_failed_commit_leaves_the_last_one(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer = log.consumer("one")
+    consumer.commit(5)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(5, "injected")
+
+    monkeypatch.setattr(CheckpointFile, "move", fail)
+    with pytest.raises(segstore.StorageError, match="offset 9"):
+        consumer.commit(9)
+    assert consumer.committed == 5
+    consumer.close()

@@ -1,0 +1,193 @@
+"""Following a log in the same process and from others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import segstore
+from segstore import LogClosedError, OffsetOutOfRangeError
+
+from .records import lines
+
+SMALL: dict[str, Any] = {"segment_size": "8KiB", "batch_size": 1024}
+
+
+def spawn(code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+FOLLOW = """
+    import sys, time, hashlib, segstore
+    log = segstore.open(sys.argv[1], "r")
+    count = int(sys.argv[2])
+    print("ready", flush=True)
+    digest, late = hashlib.sha256(), []
+    for n, record in enumerate(log.follow("start", timeout=30), 1):
+        assert record.offset == n - 1, (record.offset, n)
+        late.append(time.time_ns() - record.timestamp)
+        digest.update(record.value)
+        if n == count:
+            break
+    late.sort()
+    print(n, digest.hexdigest(), late[len(late) // 2] / 1e6)
+"""
+
+
+def test_followers_in_other_processes_see_all_in_order_across_rolls_and_swaps(path: str) -> None:
+    import hashlib
+
+    values = lines(4000)
+    with segstore.open(path, sync_interval=0.02, **SMALL) as log:
+        followers = [spawn(FOLLOW, path, str(len(values))) for _ in range(2)]
+        for follower in followers:
+            assert follower.stdout is not None
+            assert follower.stdout.readline() == "ready\n"
+        for start in range(0, len(values), 10):
+            for value in values[start : start + 10]:
+                log.append(value)
+            if start % 1000 == 0:
+                time.sleep(0.02)
+        expected = hashlib.sha256(b"".join(values)).hexdigest()
+        for follower in followers:
+            out, err = follower.communicate(timeout=60)
+            assert out.split()[:2] == [str(len(values)), expected], err[-2000:]
+        assert any(s.state == "compressed" for s in log.segments())
+
+
+def test_a_follower_wakes_soon_and_costs_next_to_nothing_when_idle(path: str) -> None:
+    code = """
+        import sys, time, segstore
+        log = segstore.open(sys.argv[1], "r")
+        follower = log.follow("end", timeout=3)
+        before = time.process_time()
+        list(follower)
+        print((time.process_time() - before) / 3)
+        print("ready", flush=True)
+        late = sorted(-next(follower).timestamp + time.time_ns() for _ in range(50))
+        print(late[25] / 1e6)
+    """
+    with segstore.open(path, background=False) as log:
+        log.append(b"x")
+        follower = spawn(code, path)
+        assert follower.stdout is not None
+        share = float(follower.stdout.readline())
+        follower.stdout.readline()
+        time.sleep(0.1)
+        for _ in range(50):
+            log.append(b"y")
+            time.sleep(0.005)
+        out, err = follower.communicate(timeout=60)
+        print(f"idle: {share:.2%} of a core, median latency {out.strip()} ms")
+        assert share < 0.01
+        assert float(out) < 1000, err
+
+
+def test_a_timeout_ends_it_and_it_can_go_on(path: str) -> None:
+    with segstore.open(path, background=False) as log:
+        follower = log.follow("start", timeout=0.05)
+        assert list(follower) == []
+        log.append(b"x")
+        assert [r.value for r in follower] == [b"x"]
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_retention_that_overtakes_raises_or_is_counted(path: str, mode: Any) -> None:
+    with segstore.open(path, background=False, retention_records=10, **SMALL) as log:
+        log.append_many([b"x"] * 5)
+        reader = log if mode == "a" else segstore.open(path, mode)
+        strict = reader.follow("start", timeout=0)
+        lax = reader.follow("start", timeout=0, on_lost="continue")
+        assert next(strict).offset == next(lax).offset == 0
+        list(strict), list(lax)
+        for _ in range(8):
+            log.append_many([b"x"] * 5)
+            log.roll()
+        log.sweep()
+        start = log.start_offset
+        assert start > 5
+        with pytest.raises(OffsetOutOfRangeError) as caught:
+            next(strict)
+        assert caught.value.start == start
+        assert [r.offset for r in lax] == list(range(start, 45))
+        assert lax.lost_count == start - 5
+
+
+def test_closing_the_log_ends_a_follower(path: str) -> None:
+    log = segstore.open(path, background=False)
+    ended: list[BaseException] = []
+
+    def follow() -> None:
+        try:
+            next(log.follow("end"))
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    time.sleep(0.2)
+    log.close()
+    thread.join(10)
+    assert isinstance(ended[0], LogClosedError)
+
+
+def test_without_write_permission_it_looks_every_so_often(path: str) -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs to give its privileges up")
+    code = """
+        import os, sys, segstore
+        os.chdir(sys.argv[1])
+        os.setuid(65534)
+        log = segstore.open(".", "r")
+        assert log._bell._mapping is None
+        print("ready", flush=True)
+        print(next(log.follow("end", timeout=20)).value.decode())
+    """
+    with segstore.open(path, background=False) as log:
+        log.append(b"x")
+        for name in os.listdir(path):
+            os.chmod(os.path.join(path, name), 0o644)
+        os.chmod(path, 0o755)
+        follower = spawn(code, path)
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "ready\n", follower.communicate()[1]
+        time.sleep(0.1)
+        log.append(b"seen")
+        assert follower.communicate(timeout=30)[0] == "seen\n"
+
+
+def test_a_follower_outlives_a_killed_writer(path: str) -> None:
+    write = """
+        import os, signal, sys, time, segstore
+        log = segstore.open(sys.argv[1], background=False)
+        for n in range(100):
+            log.append(b"%d" % log.end_offset)
+        print("ready", flush=True)
+        time.sleep(60)
+    """
+    writers = [spawn(write, path)]
+    assert writers[0].stdout is not None
+    writers[0].stdout.readline()
+    follower = segstore.open(path, "r").follow("start", timeout=30)
+    got = [next(follower).value for _ in range(100)]
+    for _ in range(2):
+        os.kill(writers[-1].pid, signal.SIGKILL)
+        writers[-1].communicate()
+        writers.append(spawn(write, path))
+        got += [next(follower).value for _ in range(100)]
+    os.kill(writers[-1].pid, signal.SIGKILL)
+    writers[-1].communicate()
+    assert got == [b"%d" % n for n in range(300)]

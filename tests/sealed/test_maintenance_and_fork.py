@@ -1,0 +1,188 @@
+"""The thread that looks after a log, and what a forked child may do."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+import segstore
+from segstore import LogClosedError
+
+from .records import lines
+from .steps import StepDisk, open_on
+
+
+def until(is_so: Callable[[], bool], seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.01)
+    return is_so()
+
+
+def threads() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == "segstore"]
+
+
+def test_sync_compression_and_retention_happen_by_themselves(path: str) -> None:
+    with segstore.open(
+        path, segment_size="8KiB", batch_size=1024, sync_interval=0.02, retention_records=500
+    ) as log:
+        values = lines(2000)
+        for start in range(0, len(values), 20):
+            log.append_many(values[start : start + 20])
+        assert until(lambda: log.durable_offset == 2000)
+        assert until(lambda: all(s.state != "sealed" for s in log.segments()))
+        assert until(lambda: 1300 < log.start_offset <= 1600)
+        assert until(lambda: any(s.state == "compressed" for s in log.segments()))
+        assert list(log.values()) == values[log.start_offset :]
+        assert log.stats().background_error is None
+
+
+def test_an_idle_log_rolls_by_age(path: str) -> None:
+    with segstore.open(path, segment_age=0.2, sync_interval=0.05) as log:
+        log.append(b"x")
+        assert until(lambda: [s.state for s in log.segments()] == ["compressed", "active"])
+        time.sleep(0.5)
+        assert log.stats().rolls == 1  # an empty segment never rolls
+
+
+def test_errors_are_reported_once_and_go_away(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    disk = StepDisk(path, create=True)
+    with caplog.at_level(logging.ERROR, logger="segstore"):
+        log = open_on(disk, background=True, sync_interval=0.02)
+        disk.full = True
+        log.append(b"x")
+        assert until(lambda: log.stats().background_error is not None)
+        assert "full" in str(log.stats().background_error)
+        time.sleep(0.2)
+        assert len([r for r in caplog.records if "maintenance" in r.message]) == 1
+        disk.full = False
+        assert until(lambda: log.stats().background_error is None)
+    assert log.durable_offset == 1
+    log.close()
+
+
+def test_the_thread_dies_with_the_log(path: str) -> None:
+    before = len(threads())
+    log = segstore.open(path)
+    assert len(threads()) == before + 1
+    log.close()
+    assert len(threads()) == before
+    log = segstore.open(path)
+    log.append(b"x")
+    del log
+    gc.collect()
+    assert until(lambda: len(threads()) == before)
+    with segstore.open(path, background=False) as log:  # its lock went with it
+        assert len(threads()) == before
+        assert [r.value for r in log] == [b"x"]
+
+
+def test_an_interpreter_that_exits_without_close_ends_and_loses_nothing(path: str) -> None:
+    code = f"import segstore; log = segstore.open({path!r}); log.append(b'x')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, b"")
+    with segstore.open(path) as log:
+        assert log.recovery.was_clean
+        assert [r.value for r in log] == [b"x"]
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """The exit status of a forked child that does `work`, killed after a while."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return -99
+
+
+def test_a_forked_child_can_change_nothing_and_the_parent_goes_on(path: str) -> None:
+    log = segstore.open(path, retention_records=1, compression=None)
+    append = log.append
+    for number in range(3):
+        log.append(b"%d" % number)
+        log.roll()
+    log.sync()
+
+    def work() -> None:
+        calls = [
+            lambda: log.append(b"no"),
+            lambda: append(b"no"),
+            lambda: log.append_many([b"no"]),
+            log.sync,
+            log.roll,
+            log.compress,
+            log.sweep,
+            log.maintain,
+            lambda: log.trim(log.end_offset),
+            lambda: log.truncate(0),
+            lambda: log.remove_consumer("x"),
+        ]
+        for call in calls:
+            with pytest.raises(LogClosedError):
+                call()
+        log.close()
+
+    # While another thread of the parent is in the middle of an append and a sync.
+    writer = log._writer
+    assert writer is not None
+    with log._housekeeping, writer._device_lock, writer._append_lock:
+        before = sorted(os.listdir(path))
+        start = log.start_offset
+        held = threading.Thread(target=log.append, args=(b"waits",), daemon=True)
+        held.start()
+        assert in_child(work) == 0
+        assert sorted(os.listdir(path)) == before
+        assert log.start_offset == start
+    held.join(10)
+    assert log.append(b"on") == 4
+    with pytest.raises(segstore.LogLockedError):
+        segstore.open(path)
+    log.close()
+    with segstore.open(path, "r") as log:
+        assert log[4].value == b"on"
+
+
+def test_retention_keeps_up_while_compression_has_more_to_do_all_the_time(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 200_000
+    with segstore.open(
+        path, background=False, segment_size="16KiB", batch_size=4096, retention_size=limit
+    ) as log:
+        compress, bites, sizes = log._compress, 0, []
+
+        def compress_while_others_append(*args: object, **options: object) -> int:
+            nonlocal bites
+            bites += 1
+            if bites <= 40:
+                log.append_many([os.urandom(1000) for _ in range(32)])
+            sizes.append(sum(segment.size_bytes for segment in log.segments()))
+            return compress(*args, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(log, "_compress", compress_while_others_append)
+        log.append_many([b"x" * 1000] * 40)
+        log.maintain()
+        assert bites > 40
+        assert max(sizes) < limit + 100_000

@@ -1,0 +1,36 @@
+import logging
+import threading
+
+import pytest
+
+from segstore.errors import LogClosedError, StorageError
+from segstore.log.maintenance import Maintenance
+
+PATIENCE_S = 10
+
+
+class Rounds:
+    """A log whose rounds fail in a given way."""
+
+    def __init__(self, error):
+        self.error = error
+        self.was_called = threading.Event()
+
+    def maintain(self):
+        self.was_called.set()
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "is_reported"),
+    [(LogClosedError("closed"), False), (StorageError(28, "disk full"), True)],
+)
+def test_a_round_that_close_overtakes_is_no_failure_and_any_other_is(caplog, error, is_reported):
+    rounds = Rounds(error)
+    maintenance = Maintenance(rounds.maintain, 0.001, "test")
+    with caplog.at_level(logging.ERROR, "segstore"):
+        maintenance.start()
+        assert rounds.was_called.wait(PATIENCE_S)
+        maintenance.stop()
+    assert (maintenance.error is not None) == is_reported
+    assert bool(caplog.records) == is_reported
