@@ -1,0 +1,1 @@
+"""Disks that fail and forget, for testing what stands on segstore."""
