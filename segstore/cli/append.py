@@ -1,0 +1,130 @@
+"""`segstore append`: lines in, offsets out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import rich_click as click
+
+import segstore
+from segstore.cli import output
+from segstore.cli.lines import NO_NEWLINE_KEY, LineTooLongError, split_lines
+from segstore.config import parse_size
+
+BATCH_LINES = 16_384
+FAILED = 1
+
+
+def size_option(text: str) -> int:
+    """`parse_size` as the type of an option."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command()
+@click.argument("log", metavar="LOG")
+@click.argument("file", metavar="[FILE]", default="-")
+@click.option("--durable", is_flag=True, help="Let every batch survive power loss before the next.")
+@click.option(
+    "--segment-size",
+    type=size_option,
+    metavar="SIZE",
+    help="Roll before a segment grows over this, as 64MiB.",
+)
+@click.option(
+    "--batch-lines",
+    type=click.IntRange(min=1),
+    default=BATCH_LINES,
+    show_default=True,
+    help="Append at most so many lines at once.",
+)
+@click.pass_context
+def append(
+    ctx: click.Context,
+    log: str,
+    file: str,
+    durable: bool,
+    segment_size: int | None,
+    batch_lines: int,
+) -> None:
+    """Append the lines of FILE, or of stdin, to LOG, which is created if there is none.
+
+    A record is a line without its newline. Prints the offsets the lines got, first and last, as
+    FIRST..LAST; nothing for an input without lines. Lines are appended as they arrive, so this
+    also works behind `tail -f`.
+    """
+    options: dict[str, Any] = {}
+    if segment_size is not None:
+        options["segment_size"] = segment_size
+    level: Any = "durable" if durable else None
+    descriptor = _open_input(file)
+    first: int | None = None
+    end = line_count = 0
+    try:
+        with segstore.open(log, **options) as target, _progress(descriptor) as advance:
+            for batch in split_lines(lambda size: os.read(descriptor, size)):
+                lines = batch.lines
+                keys = None if batch.is_ended else [NO_NEWLINE_KEY]
+                for start in range(0, len(lines), batch_lines):
+                    part = lines[start : start + batch_lines]
+                    offsets = target.append_many(part, keys=keys, durability=level)
+                    first, end = offsets.start if first is None else first, offsets.stop
+                line_count += len(lines)
+                advance(batch.size_bytes)
+    except LineTooLongError as error:
+        output.complain(
+            f"line {line_count + 1} is longer than a record can be ({error.limit_bytes} bytes); "
+            f"the lines before it were appended ({line_count}), it and what follows were not"
+        )
+        ctx.exit(FAILED)
+    finally:
+        # Also after a failure or Ctrl-C: these lines are in the log, and an input that is
+        # started again has to go on behind them.
+        if first is not None:
+            output.line(f"{first}..{end - 1}")
+        if descriptor != 0:
+            os.close(descriptor)
+
+
+def _open_input(file: str) -> int:
+    """A descriptor of the input, before any log is made for it."""
+    descriptor = 0 if file == "-" else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    name = "stdin" if file == "-" else file
+    try:
+        is_directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+    except OSError as error:  # a closed stdin
+        raise OSError(error.errno, error.strerror, name) from None
+    if is_directory:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    return descriptor
+
+
+@contextmanager
+def _progress(descriptor: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr if that is a terminal; what it gives is called with the bytes read."""
+    status = os.fstat(descriptor)
+    if not sys.stderr.isatty() or stat.S_ISCHR(status.st_mode):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TimeElapsedColumn,
+        TransferSpeedColumn,
+    )
+
+    total = status.st_size if stat.S_ISREG(status.st_mode) else None
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("append", total=total)
+        yield lambda size_bytes: progress.advance(task, size_bytes)

@@ -1,0 +1,105 @@
+"""Data to stdout as bytes, words to stderr."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+# Wide enough that no column of a table is cut where the output goes to a file or a pipe.
+PIPED_COLUMNS = 1000
+
+
+def write(data: bytes) -> None:
+    """Write bytes to stdout.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+    """
+    sys.stdout.buffer.write(data)
+
+
+def line(text: str) -> None:
+    """Write one line of text to stdout, as UTF-8 whatever the locale."""
+    write(text.encode(errors="surrogateescape") + b"\n")
+
+
+def json_line(value: Any) -> None:
+    """Write one JSON value on one line; ASCII, so that no reader splits it elsewhere."""
+    line(json.dumps(plain(value)))
+
+
+def json_array(values: Sequence[Any]) -> None:
+    """Write a JSON array, one item a line."""
+    if not values:
+        line("[]")
+        return
+    line("[" + ",\n ".join(json.dumps(plain(value)) for value in values) + "]")
+
+
+def plain(value: Any) -> Any:
+    """Named tuples as objects, offset ranges as their first and the one past their last."""
+    if isinstance(value, range):
+        return {"start_offset": value.start, "end_offset": value.stop}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return value
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: frozenset[str]) -> None:
+    """Write a table to stdout; the columns named in `left` hold text, the others numbers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    is_terminal = sys.stdout.isatty()
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        justify: Any = "left" if heading in left else "right"
+        found.add_column(heading, justify=justify, no_wrap=not is_terminal)
+    for row in rows:
+        found.add_row(*map(Text, row))
+    text = io.StringIO()
+    width = None if is_terminal else PIPED_COLUMNS
+    Console(file=text, force_terminal=is_terminal, width=width).print(found)
+    for row_text in text.getvalue().splitlines():
+        line(row_text.rstrip())
+
+
+def complain(message: str) -> None:
+    """Write a message to stderr."""
+    with suppress(OSError):
+        print(f"segstore: {message}", file=sys.stderr, flush=True)
+
+
+def flush() -> None:
+    """Hand everything over.
+
+    Raises:
+        OSError: stdout is full, or (BrokenPipeError) nobody reads it any more.
+    """
+    sys.stdout.flush()
+
+
+def flush_quietly() -> None:
+    """Hand over what can be; for a command that has failed already."""
+    try:
+        flush()
+    except OSError:
+        discard()
+
+
+def discard() -> None:
+    """Give up on stdout, so that the interpreter's last flush has nothing to complain about."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -1,0 +1,72 @@
+"""Reading on behind damage: what the commands share that print records."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import segstore
+from segstore.cli import output
+from segstore.errors import CorruptionError
+from segstore.format.frame import Record, RecordBatch
+
+_T = TypeVar("_T")
+
+
+class DamageTally:
+    """Reads a log and goes on behind damage, which it reports to stderr and counts."""
+
+    def __init__(self) -> None:
+        self.record_count = 0
+
+    def converted(
+        self, log: segstore.Log, offsets: range, limit: int | None, convert: Callable[[Any], _T]
+    ) -> Iterator[_T]:
+        """What `convert` makes of each batch, at most `limit` records in all."""
+        left = limit
+        for batch in self._batches(log, offsets):
+            part = batch
+            if left is not None:
+                if left <= 0:
+                    return
+                part = batch.slice(batch.base_offset, batch.base_offset + left)
+                left -= len(part)
+            try:
+                made = convert(part)
+            except ValueError as error:
+                self._report(range(part.base_offset, part.end_offset), str(error))
+            else:
+                yield made
+
+    def _batches(self, log: segstore.Log, offsets: range) -> Iterator[RecordBatch]:
+        start = offsets.start
+        while start < offsets.stop:
+            try:
+                yield from log.batches(start, offsets.stop)
+                return
+            except CorruptionError as error:
+                start = error.offsets.stop
+                where = f"{error.path}: damaged at byte {error.position}: {error.reason}"
+                self._report(error.offsets, where)
+
+    def _report(self, lost: range, where: str) -> None:
+        self.record_count += len(lost)
+        output.complain(f"{where}; offsets {lost.start}..{lost.stop - 1} can't be read, going on")
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """One record for JSON; bytes that are no UTF-8 go as base64 under another name."""
+    found: dict[str, Any] = {"offset": record.offset, "timestamp": record.timestamp}
+    for name, data in (("key", record.key), ("value", record.value)):
+        try:
+            found[name] = None if data is None else data.decode()
+        except UnicodeDecodeError:
+            found[f"{name}_base64"] = base64.b64encode(data or b"").decode()
+    return found
+
+
+def json_lines(batch: RecordBatch) -> bytes:
+    """A batch as JSON, one object a line."""
+    return "".join(json.dumps(as_json(record)) + "\n" for record in batch.records()).encode()

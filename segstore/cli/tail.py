@@ -1,0 +1,65 @@
+"""`segstore tail`: the last records, and those that come."""
+
+from __future__ import annotations
+
+import rich_click as click
+
+import segstore
+from segstore.cli import output
+from segstore.cli.lines import as_line, join_lines
+from segstore.cli.reading import DamageTally, as_json, json_lines
+
+FAILED = 1
+
+
+@click.command()
+@click.argument("log", metavar="LOG")
+@click.option("-n", "--count", type=click.IntRange(min=0), default=10, show_default=True,
+              help="Begin with so many of the last records.")  # fmt: skip
+@click.option("-f", "--follow", "is_following", is_flag=True, help="Go on as records come.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS",
+              help="With -f: end when nothing came for so long.")  # fmt: skip
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON object a line.")
+@click.pass_context
+def tail(
+    ctx: click.Context,
+    log: str,
+    count: int,
+    is_following: bool,
+    timeout: float | None,
+    is_json: bool,
+) -> None:
+    """Print the last records of LOG; with -f, also those that come, until interrupted.
+
+    Records that retention removes, or that are damaged, are passed over and named on stderr.
+    """
+    if timeout is not None and not is_following:
+        raise click.UsageError("--timeout says when to stop following; give -f as well")
+    tally = DamageTally()
+    with segstore.open(log, "r") as source:
+        end = source.end_offset
+        offsets = range(max(source.start_offset, end - count), end)
+        convert = json_lines if is_json else join_lines
+        for data in tally.converted(source, offsets, None, convert):
+            output.write(data)
+        if is_following:
+            output.flush()
+            _follow(source, end, timeout, is_json)
+    if tally.record_count:
+        ctx.exit(FAILED)
+
+
+def _follow(source: segstore.Log, start: int, timeout: float | None, is_json: bool) -> None:
+    follower = source.follow(start, timeout=timeout, errors="skip", on_lost="continue")
+    lost_count = 0
+    for record in follower:
+        if follower.lost_count > lost_count:
+            missed = follower.lost_count - lost_count
+            output.complain(f"{missed} records before offset {record.offset} are gone, going on")
+            lost_count = follower.lost_count
+        if is_json:
+            output.json_line(as_json(record))
+        else:
+            output.write(as_line(record))
+        if follower.is_caught_up:
+            output.flush()

@@ -1,0 +1,155 @@
+"""A user's mistake is a message and an exit code, and never a traceback (the fixture checks it)."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import segstore
+
+READERS = ["cat", "info", "segments", "verify"]
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_log_that_is_not_there_is_named(cli, command):
+    done = cli(command, "nowhere", expect=1)
+    assert done.stderr.startswith(b"segstore: nowhere")
+    assert done.stdout == b""
+    assert not os.path.exists(cli.directory / "nowhere")
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_directory_that_is_no_log_is_named(cli, command):
+    (cli.directory / "empty").mkdir()
+    assert b"empty holds no log" in cli(command, "empty", expect=1).stderr
+    assert list((cli.directory / "empty").iterdir()) == []
+
+
+def test_a_missing_input_is_named_and_no_log_is_made(cli):
+    done = cli("append", "log", "nofile", expect=1)
+    assert done.stderr == b"segstore: nofile: No such file or directory\n"
+    (cli.directory / "folder").mkdir()
+    assert cli("append", "log", "folder", expect=1).stderr == b"segstore: folder: Is a directory\n"
+    assert not (cli.directory / "log").exists()
+
+
+def test_a_file_in_place_of_a_log_is_refused(cli):
+    (cli.directory / "file").write_bytes(b"x\n")
+    assert cli("append", "file", "file", expect=1).stderr.startswith(b"segstore: file can't")
+    assert b"no directory" in cli("cat", "file", expect=1).stderr
+    assert (cli.directory / "file").read_bytes() == b"x\n"
+
+
+def test_a_closed_stdin_is_refused(cli):
+    done = subprocess.run(
+        ["bash", "-c", 'exec "$0" "$@" <&-', sys.executable, "-m", "segstore", "append", "log"],
+        cwd=cli.directory,
+        capture_output=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == b"segstore: stdin: Bad file descriptor\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nosuchcommand",),
+        ("append",),
+        ("append", "log", "--segment-size", "4M"),
+        ("append", "log", "--segment-size", "10"),
+        ("append", "log", "--segment-size", "-1"),
+        ("append", "log", "--batch-lines", "0"),
+        ("cat",),
+        ("cat", "log", "--nosuchoption"),
+        ("cat", "log", "--from", "x"),
+        ("cat", "log", "--from", "-1"),
+        ("cat", "log", "-n", "-1"),
+        ("cat", "log", "--from-time", "yesterday"),
+        ("cat", "log", "--from-time", "1795351782651328446"),
+        ("cat", "log", "--from-time", "9999-12-31"),
+        ("cat", "log", "--from", "0", "--from-time", "0"),
+        ("cat", "log", "--to", "0", "--to-time", "0"),
+        ("cat", "log", "--raw", "--json"),
+        ("get", "log"),
+        ("get", "log", "-1"),
+        ("get", "log", "1.5"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(cli, arguments):
+    with segstore.open(cli.directory / "log") as log:
+        log.append(b"x")
+    assert cli(*arguments, expect=2).stdout == b""
+
+
+def test_a_bad_environment_variable_is_exit_code_2(cli):
+    done = cli("append", "log", expect=2, env={**os.environ, "SEGSTORE_SEGMENT_SIZE": "huge"})
+    assert b"segment_size" in done.stderr
+
+
+def test_an_offset_outside_the_log_is_refused_with_the_valid_range(cli):
+    cli("append", "log", stdin=b"a\nb\n")
+    expected = b"is outside the log, which holds offsets 0 to 1\n"
+    assert cli("get", "log", 2, expect=1).stderr.endswith(expected)
+    assert cli("cat", "log", "--from", 3, expect=1).stderr.endswith(expected)
+
+
+def test_dump_refuses_what_is_no_segment(cli):
+    cli("append", "log", stdin=b"a\n")
+    (cli.directory / "text").write_bytes(b"a\n")
+    (cli.directory / "empty").write_bytes(b"")
+    for name in ("text", "empty", "missing", ".", "log/tail", f"log/{0:020d}.index"):
+        done = cli("dump", name, expect=1)
+        assert done.stderr.startswith(b"segstore: ")
+        assert done.stdout == b""
+
+
+@pytest.mark.parametrize("command", ["cat log", "cat log --json", "dump copy", "segments log"])
+def test_a_closed_pipe_ends_the_command_quietly(cli, command):
+    data = b"".join(b"line %d\n" % number for number in range(200_000))
+    cli("append", "log", "--segment-size", "64KiB", stdin=data)
+    segment = min((cli.directory / "log").glob("*.log*"))  # plain, or compressed by now
+    (cli.directory / "copy").write_bytes(segment.read_bytes())
+    process = cli.start(*command.split(), stdin=subprocess.DEVNULL)
+    assert process.stdout.read(1)
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_a_full_stdout_is_a_failure(cli):
+    cli("append", "log", stdin=b"a\n" * 100_000)
+    with open("/dev/full", "wb") as full:
+        process = cli.start("cat", "log", stdin=subprocess.DEVNULL, stdout=full)
+        _, words = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert words == b"segstore: No space left on device\n"
+
+
+def test_without_its_packages_the_command_says_how_to_get_them(cli):
+    program = (
+        "import sys; sys.modules['rich_click'] = None\n"
+        "from segstore.cli.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert done.stderr.count(b"\n") == 1
+    assert b"pip install 'segstore[cli]'" in done.stderr
+
+
+def test_importing_segstore_loads_nothing_of_the_command_line():
+    program = "import segstore, sys; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
+    loaded = {name.split(".")[0] for name in out.decode().split()}
+    assert "segstore" in loaded
+    assert not loaded & {"rich_click", "click", "rich", "json", "subprocess"}
+    assert b"segstore.cli" not in out.split()
+
+
+@pytest.mark.parametrize("module", ["segstore", "segstore.cli"])
+def test_the_module_is_the_command(module):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True)
+    assert done.returncode == 0
+    assert segstore.__version__ in done.stdout.decode()
