@@ -1,0 +1,41 @@
+"""A bounded part of every campaign, with a fresh seed each time; `make torture` runs them whole."""
+
+from __future__ import annotations
+
+import os
+from random import SystemRandom
+
+import pytest
+
+from tests.torture.campaign import Budget, Run, SkippedError
+from tests.torture.registry import CAMPAIGNS, campaign
+
+SEED = int(os.environ.get("SEGSTORE_SEED") or SystemRandom().getrandbits(32))
+# Of each but T0, which has to find all of its bugs: a slow machine does less, and not longer.
+SECONDS_MAX = 8.0
+SCALES = {
+    "T0": 0.01,
+    "T1": 0.005,
+    "T2": 0.02,
+    "T3": 0.01,
+    "T4": 0.005,
+    "T5": 0.03,
+    "T6": 0.05,
+    "T7": 0.007,
+    "T8": 0.06,
+    "T9": 0.03,
+    "T10": 0.03,
+    "T11": 0.0005,
+    "T12": 1.0,
+}
+
+
+@pytest.mark.parametrize("name", CAMPAIGNS)
+def test_campaign_finds_nothing(name: str) -> None:
+    print(f"SEGSTORE_SEED={SEED}")  # shown when it fails
+    run = Run(name, SEED, Budget(SCALES[name], 60.0 if name == "T0" else SECONDS_MAX))
+    try:
+        campaign(name)(run)
+    except SkippedError as reason:
+        pytest.skip(str(reason))
+    assert run.counts

@@ -1,0 +1,222 @@
+"""T0: the harness proves itself: every bug that is put in on purpose is found by a campaign."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from segstore.errors import LogLockedError, SyncFailedError
+from segstore.format import frame as frame_module
+from segstore.log import log as log_module
+from segstore.log import starting
+from segstore.log import writer as writer_module
+from segstore.segment import reader as reader_module
+from segstore.segment import writer as segment_writer_module
+from segstore.testing import faulty, memory
+from segstore.testing.faulty import Fault
+from segstore.testing.memory import MemoryDisk
+from tests.torture import t02_power_loss, t04_damage, t05_failing_calls
+from tests.torture.campaign import BrokenError, Budget, Run
+from tests.torture.workload import small_config
+
+Hunt = Callable[[Run], None]
+
+
+def power_loss(run: Run) -> None:
+    t02_power_loss.run_level(run, "written", 150)
+    t02_power_loss.run_level(run, "durable", 150)
+
+
+def damage(run: Run) -> None:
+    t04_damage.run(run)
+
+
+def failing(*kinds: str, drops_data: bool = False) -> Hunt:
+    def hunt(run: Run) -> None:
+        for kind in kinds:
+            for seed in range(3):
+                at = 1
+                while not run.is_over:
+                    fault = Fault(kind, at, 5, drops_data=drops_data)
+                    if not t05_failing_calls.run_one(run, seed, fault):
+                        break
+                    at += 1
+
+    return hunt
+
+
+def second_writer(run: Run) -> None:
+    disk, config = MemoryDisk(), small_config()
+    first = log_module.Log(disk, "a", config)
+    try:
+        log_module.Log(disk, "a", config).close()
+    except LogLockedError:
+        return
+    finally:
+        first.close()
+    raise BrokenError("a second writer got in")
+
+
+def forked_child(run: Run) -> None:
+    log = log_module.Log(MemoryDisk(), "a", small_config())
+    with patch.object(os, "getpid", lambda: -1):
+        try:
+            log.append(b"from the child", key=b"by the slow way")
+        except log_module.LogClosedError:
+            return
+    raise BrokenError("a forked child appends")
+
+
+@contextmanager
+def _acknowledge_before_sync() -> Iterator[None]:
+    with patch.object(segment_writer_module.SegmentWriter, "sync", lambda *_, **__: None):
+        yield
+
+
+@contextmanager
+def _no_directory_sync() -> Iterator[None]:
+    with patch.object(MemoryDisk, "sync_directory", lambda _: None):
+        yield
+
+
+@contextmanager
+def _unsynced_seal() -> Iterator[None]:
+    real = memory.MemoryFile.sync
+
+    def sync(self: Any, **options: Any) -> None:
+        if not self.name.endswith(".tmp"):
+            real(self, **options)
+
+    with patch.object(memory.MemoryFile, "sync", sync):
+        yield
+
+
+@contextmanager
+def _trusted_index() -> Iterator[None]:
+    def events(self: Any, slot: int, end: int) -> Any:
+        if slot < 0:
+            return self.scan_from(64, self.base_offset, end)
+        relative_offset, position, _ = self.index[slot]
+        return self.scan_from(position, self.base_offset + relative_offset, end)
+
+    with patch.object(reader_module.SegmentReader, "_events_from", events):
+        yield
+
+
+@contextmanager
+def _retried_fsync() -> Iterator[None]:
+    def failed(self: Any, error: OSError) -> SyncFailedError:
+        return SyncFailedError(error.errno, "try again")
+
+    with patch.object(writer_module.LogWriter, "_sync_failed", failed):
+        yield
+
+
+@contextmanager
+def _ignored_short_write() -> Iterator[None]:
+    real = faulty.FaultyFile.write
+
+    def write(self: Any, parts: Any, position: int) -> None:
+        try:
+            real(self, parts, position)
+        except OSError:
+            if not any(fault.kind == "short_write" for fault in self._disk.faults):
+                raise
+
+    with patch.object(faulty.FaultyFile, "write", write):
+        yield
+
+
+@contextmanager
+def _unchecked_frame() -> Iterator[None]:
+    class Anything(int):
+        def __ne__(self, other: object) -> bool:
+            return False
+
+        __hash__ = int.__hash__
+
+    real = frame_module.crc32c
+    with patch.object(frame_module, "crc32c", lambda *data: Anything(real(*data))):
+        yield
+
+
+@contextmanager
+def _no_tail_trim() -> Iterator[None]:
+    with patch.object(starting, "cut_torn", lambda *_: []):
+        yield
+
+
+@contextmanager
+def _unlink_before_the_commit() -> Iterator[None]:
+    real_rename = MemoryDisk.rename
+
+    def rename(self: MemoryDisk, name: str, new_name: str) -> None:
+        if new_name.endswith(".log.lz4"):
+            for suffix in (".log", ".index"):
+                if self.size_of(new_name[:20] + suffix) is not None:
+                    self.unlink(new_name[:20] + suffix)
+            real_rename(self, name, new_name)
+            for suffix in (".log", ".index"):  # for the unlink that comes where it should
+                self.open(new_name[:20] + suffix, write=True, create=True).close()
+            return
+        real_rename(self, name, new_name)
+
+    with patch.object(MemoryDisk, "rename", rename):
+        yield
+
+
+@contextmanager
+def _no_fork_guard() -> Iterator[None]:
+    with patch.object(writer_module.LogWriter, "_is_foreign", lambda _: False):
+        yield
+
+
+@contextmanager
+def _no_lock() -> Iterator[None]:
+    with patch.object(memory.MemoryFile, "lock", lambda _: None):
+        yield
+
+
+@contextmanager
+def _tail_not_voided() -> Iterator[None]:
+    from segstore.segment.tail import Tail
+
+    with patch.object(Tail, "void", lambda *_: None):
+        yield
+
+
+BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
+    "acknowledge before sync": (_acknowledge_before_sync, power_loss),
+    "no directory sync": (_no_directory_sync, power_loss),
+    "unsynced seal": (_unsynced_seal, power_loss),
+    "trusted index": (_trusted_index, power_loss),
+    "retried fsync": (_retried_fsync, failing("sync", drops_data=True)),
+    "ignored short write": (_ignored_short_write, failing("short_write")),
+    "unchecked frame": (_unchecked_frame, damage),
+    "no tail trim": (_no_tail_trim, power_loss),
+    "unlink before the commit": (_unlink_before_the_commit, power_loss),
+    "no fork guard": (_no_fork_guard, forked_child),
+    "no lock": (_no_lock, second_writer),
+    "tail not voided": (_tail_not_voided, power_loss),
+}
+
+
+def run(run: Run) -> None:
+    """Without a bug the hunts pass elsewhere; with one they must not."""
+    missed = []
+    for name, (bug, hunt) in BUGS.items():
+        run.count("bugs")
+        inner = Run("T0", run.random.getrandbits(32), Budget(0.01, 120.0))
+        try:
+            with bug():
+                hunt(inner)
+        except Exception as error:
+            run.count("found")
+            run.notes.append(f"{name}: {str(error)[:100]}")
+        else:
+            missed.append(name)
+    if missed:
+        raise BrokenError(f"not found: {', '.join(missed)}")

@@ -1,0 +1,75 @@
+"""T2: whatever a power cut leaves of unsynced sectors and names, every durable record is there,
+what survives of the rest is a prefix, and nothing that was never sent is returned.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from segstore.testing.memory import Event, MemoryDisk
+from tests.torture.campaign import BrokenError, Run
+from tests.torture.expected import check_state
+from tests.torture.workload import Workload, small_config, small_tail
+
+POINTS = 1000
+STATES_PER_POINT = 30
+
+
+def run(run: Run) -> None:
+    for level in ("written", "durable"):
+        run_level(run, level, run.wanted(POINTS))
+
+
+def run_level(run: Run, level: str, points_wanted: int) -> None:
+    points = 0
+    while points < points_wanted and not run.is_over:
+        seed = run.random.getrandbits(32)
+        points += run_workload(run, level, seed, points_wanted - points)
+
+
+def run_workload(run: Run, level: str, seed: int, points_wanted: int, steps: int = 60) -> int:
+    """One workload with power cuts at some of its events; how many points there were."""
+    random = Random(seed)
+    cuts = Random(seed + 1)
+    config = small_config(random, durability=level)
+    points = 0
+    workload: Workload | None = None
+
+    def watch(disk: MemoryDisk, event: Event) -> None:
+        nonlocal points
+        if workload is None or points >= points_wanted or run.is_over or cuts.random() > 0.2:
+            return
+        points += 1
+        run.count("points")
+        run.count(f"points {level}")
+        unsynced = disk.unsynced()
+        for number in range(STATES_PER_POINT):
+            state_seed = cuts.getrandbits(32)
+            state = unsynced.sample(Random(state_seed))
+            if not run.state(state.contents().items()):
+                continue
+            try:
+                check_state(
+                    state,
+                    workload.expected,
+                    workload.expected.durable,
+                    config,
+                    Random(state_seed),
+                    thorough=number % 3 == 0,
+                )
+            except BrokenError as error:
+                raise BrokenError(
+                    f"{error} (level {level}, workload seed {seed}, point {points}, state "
+                    f"{number}, before {event.kind} of {event.name})"
+                ) from error
+
+    with small_tail(random.choice((8192, 12288, 65536))):
+        disk = MemoryDisk(watch=watch)
+        workload = Workload(disk, config, random)
+        for _ in range(steps):
+            workload.step()
+            # A cut between two events: the stores into the tail since the last one.
+            watch(disk, Event("nothing", ""))
+            if points >= points_wanted or run.is_over:
+                break
+    return points

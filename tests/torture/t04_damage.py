@@ -1,0 +1,157 @@
+"""T4: whichever bit flips, whichever sector or length is wrong and whichever file is missing, no
+wrong record is returned, at most the batch that was hit is lost, and what is lost is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from segstore.config import LogConfig
+from segstore.errors import CorruptionError, LogNotFoundError, SegstoreError, UnsupportedFormatError
+from segstore.format.scanner import NEED_DATA, Frame, Scanner
+from segstore.log.log import Log
+from segstore.testing.memory import SECTOR_BYTES, MemoryDisk
+from tests.torture.campaign import BrokenError, Run
+from tests.torture.expected import Sent, compare
+from tests.torture.workload import small_tail
+
+CONFIG = LogConfig.of(
+    {"background": False, "segment_size": 4096, "batch_size": 512}, environment={}
+)
+_UNSEEN = ("lock", "doorbell")  # whatever is in them is never relied on
+
+
+class Sample:
+    """A small closed log with files of every kind, and which batch each offset belongs to."""
+
+    def __init__(self) -> None:
+        disk = MemoryDisk()
+        log = Log(disk, "a", CONFIG)
+        self.sent = [
+            Sent(b"k%d" % n if n % 3 == 0 else None, b"record %d " % n * 4, n * 10)
+            for n in range(60)
+        ]
+        for start in range(0, 60, 20):
+            for n in range(start, start + 20, 4):
+                part = self.sent[n : n + 4]
+                log.append_many(
+                    [sent.value for sent in part],
+                    keys=[sent.key for sent in part],
+                    timestamps=[sent.timestamp or 0 for sent in part],
+                )
+                log._appending().drain()
+            if start < 40:
+                log.roll()
+            if start == 0:
+                log.maintain()
+                log.compress()
+        log.close()
+        self.files = disk.contents()
+        self.batches = list(self._batches())
+
+    def _batches(self) -> Iterator[range]:
+        for name, data in sorted(self.files.items()):
+            if name.endswith(".log.lz4"):
+                yield range(20)  # merged into one chunk
+            elif name.endswith(".log"):
+                scanner = Scanner(None, int(name[:20]), 64)
+                scanner.feed(data[64:], is_last=True)
+                while isinstance(event := scanner.next(), Frame):
+                    yield range(event.batch.base_offset, event.batch.end_offset)
+                assert event is NEED_DATA
+
+
+def run(run: Run) -> None:
+    """Everything at the full budget; a smaller one takes every n-th."""
+    with small_tail(4096 + 512):
+        sample = Sample()
+        stride = max(1, round(1 / run.budget.scale))
+        for number, (name, data, what, batches_max) in enumerate(damages(sample.files)):
+            if run.is_over:
+                return
+            if what.startswith("bit") and number % stride != run.seed % stride:
+                continue
+            run.count("points")
+            files = dict(sample.files)
+            files.pop(name, None)
+            if data is not None:
+                files[name] = data
+            run.state(sorted(files.items()))
+            for mode in ("r", "a"):
+                try:
+                    check(sample, files, mode, batches_max)
+                except BrokenError as error:
+                    raise BrokenError(f"{error} (mode {mode}, {what} of {name})") from error
+
+
+def damages(files: dict[str, bytes]) -> Iterator[tuple[str, bytes | None, str, int | None]]:
+    """(file, new bytes or None, what, how many batches it may cost; None for any)."""
+    for name, data in files.items():
+        if name in _UNSEEN:
+            continue
+        is_data = name.endswith((".log", ".log.lz4"))
+        for position in range(len(data)):
+            if name == "tail" and position >= 4096:
+                break  # drained: nothing in it counts
+            for bit in range(8):
+                changed = bytearray(data)
+                changed[position] ^= 1 << bit
+                yield name, bytes(changed), f"bit {bit} of byte {position}", 1 if is_data else 0
+        for size in range(0, len(data), 1 if is_data else 7):
+            yield name, data[:size], f"truncated to {size}", None if is_data else 0
+        sectors = [data[at : at + SECTOR_BYTES] for at in range(0, len(data), SECTOR_BYTES)]
+        for number, sector in enumerate(sectors):
+            before, after = sectors[:number], sectors[number + 1 :]
+            allowed = None if is_data else 0
+            zeros = bytes(len(sector))
+            yield name, b"".join([*before, zeros, *after]), f"zeroed sector {number}", allowed
+            doubled = b"".join([*before, sector, sector, *after])
+            yield name, doubled, f"doubled sector {number}", allowed
+            if after:
+                swapped = b"".join([*before, after[0], sector, *after[1:]])
+                yield name, swapped, f"swapped sector {number}", allowed
+        yield name, None, "missing", None if is_data else 0
+        yield name, b"", "empty", None if is_data else 0
+        yield name, data + data, "doubled", 0
+        yield name, data + b"garbage", "longer", 0
+
+
+def check(sample: Sample, files: dict[str, bytes], mode: str, batches_max: int | None) -> None:
+    disk = MemoryDisk.of(files)
+    try:
+        log = Log(disk, mode, CONFIG)  # type: ignore[arg-type]
+    except (UnsupportedFormatError, LogNotFoundError) as error:
+        raise BrokenError(f"I7: {error!r}") from error
+    except OSError as error:
+        raise BrokenError(f"I7: opening raised {error!r}") from error
+    found: set[int] = set()
+    try:
+        for record in log.read(errors="skip"):
+            compare(record, sample.sent[record.offset])
+            found.add(record.offset)
+    except (SegstoreError, OSError) as error:
+        raise BrokenError(f"I7: reading on raised {error!r}") from error
+    lost = set(range(60)) - found
+    hit = [batch for batch in sample.batches if lost.intersection(batch)]
+    if batches_max is not None and len(hit) > batches_max:
+        raise BrokenError(f"I3: {len(hit)} batches lost, {sorted(lost)}")
+    if not lost:
+        log.close()
+        return
+    reported = {offset for item in log.recovery.lost for offset in item.offsets}
+    reported |= {offset for item in log.verify().lost for offset in item.offsets}
+    if log.recovery.cut:
+        reported |= set(range(log.end_offset, 60))
+    if mode == "r" and not lost <= reported:
+        reported |= set(range(log.end_offset, 60)) if log.end_offset < 60 else set()
+    if not lost <= reported:
+        raise BrokenError(f"I1: {sorted(lost - reported)} are lost and nothing says so")
+    for offset in sorted(lost & set(range(log.start_offset, log.end_offset)))[:2]:
+        try:
+            log[offset]
+        except CorruptionError:
+            continue
+        raise BrokenError(f"I1: log[{offset}] says nothing of its loss")
+    if mode == "a" and batches_max is not None and log.end_offset < 60:
+        raise BrokenError(f"I4: offsets from {log.end_offset} on would be given out again")
+    log.close()
