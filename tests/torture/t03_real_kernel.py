@@ -1,5 +1,6 @@
-"""T3: on a really full disk appends fail with ENOSPC as a StorageError, reads go on, retention frees
-space, and appends then work again without reopening; cutting a real ext4 or XFS loses nothing durable.
+"""T3: on a really full disk appends fail with ENOSPC as a StorageError, reads go on, retention
+frees space, and appends then work again without reopening; cutting a real ext4 or XFS loses
+nothing durable.
 """
 
 from __future__ import annotations
@@ -59,9 +60,7 @@ def cut_often(run: Run, kind: str, image: str, mount: str) -> None:
 def fill(run: Run, mount: str) -> None:
     filler = os.path.join(mount, "filler")
     path = os.path.join(mount, "log")
-    with segstore.open(
-        path, segment_size="256KiB", retention_size="1MiB", background=False
-    ) as log:
+    with segstore.open(path, segment_size="256KiB", retention_size="1MiB", background=False) as log:
         sent = []
         with open(filler, "wb") as file:
             file.write(bytes(2 << 20))
@@ -96,8 +95,8 @@ def fill(run: Run, mount: str) -> None:
         log.trim(log.end_offset)
 
 
-# The ioctl that ext4 has from XFS: shut down without a flush of the journal, as a power cut does it. In a process of its
-# own, so that nothing of it keeps the file system from being unmounted.
+# The ioctl that ext4 has from XFS: shut down without a flush of the journal, as a power cut does
+# it. In a process of its own, so that nothing of it keeps the file system from being unmounted.
 _CUT = """
 import fcntl, json, os, sys
 from random import Random

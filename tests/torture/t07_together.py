@@ -110,7 +110,6 @@ def _run_in(run: Run, path: str, seconds: float) -> None:
         if again.recovery.lost or again.end_offset != sum(sent) + 1:
             raise BrokenError(f"I1: {again!r} after {sum(sent) + 1} records")
         run.count("records at the end", _check(again.read(), {}))
-    run.count("seconds", round(seconds))
 
 
 def _watch(run: Run, seconds: float, failed: list[BaseException]) -> None:
