@@ -327,3 +327,35 @@ def test_a_read_that_fails_is_a_storage_error(disk: MemoryDisk) -> None:
             read()
     faulty.faults = []
     assert values(log) == [b"record"] * 3
+
+
+def test_a_write_that_a_kill_stopped_halfway_is_cut_and_its_records_come_from_the_tail(
+    disk: MemoryDisk,
+) -> None:
+    # Not a power cut: the kernel heeds SIGKILL between two pages of one write (found by T1).
+    log = Log(disk, "a", CONFIG)
+    sent = [b"%d " % number + bytes(100) for number in range(30)]
+    for value in sent[:3]:
+        log.append(value, durability="durable")
+    staged: list[tuple[MemoryDisk, Event]] = []
+
+    def watch(disk: MemoryDisk, event: Event) -> None:
+        if event.kind == "write" and event.name.endswith(".log") and not staged:
+            staged.append((disk.after_kill(), event))
+
+    for value in sent[3:8]:
+        log.append(value)
+    disk.watch = watch
+    log.sync()
+    after, event = staged[0]
+    for size_bytes in (1, 63, 64, 200, len(event.data) - 1):
+        contents = after.contents()
+        contents[event.name] += event.data[:size_bytes]
+        killed = MemoryDisk.of(contents)
+        again = Log(killed, "a", CONFIG)
+        assert [cut.size_bytes for cut in again.recovery.cut] == [size_bytes]
+        assert again.recovery.lost == ()
+        assert again.recovery.from_tail == 5
+        assert values(again) == sent[:8]
+        again.close()
+        assert Log(killed, "a", CONFIG).recovery.was_clean
