@@ -168,6 +168,8 @@ def targets(results: Results) -> tuple[Target, ...]:
                3, 3),
         Target("import segstore", "time, against import sqlite3", "importing", {}, "segstore",
                ("sqlite3",), "time", 2, 2),
+        Target("import segstore", "and name segstore.open, against import sqlite3", "importing",
+               {}, "segstore, and name open", ("sqlite3",), "time", 2, 2),
         Target("peak memory of a writer", f"above the interpreter, {passed} GB", "memory",
                memory("writer", "end"), "segstore", (), "value", 64, 64, "MiB", mib),
         Target("peak memory of a reader", f"above the interpreter, {passed} GB", "memory",

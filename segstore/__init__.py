@@ -7,41 +7,39 @@ with segstore.open("events") as log:
     print(log[offset].value)
 """
 
-from typing import TYPE_CHECKING
-
-from segstore.config import LogConfig
-from segstore.errors import (
-    ConfigError,
-    ConsumerLockedError,
-    CorruptionError,
-    LogClosedError,
-    LogLockedError,
-    LogNotFoundError,
-    OffsetOutOfRangeError,
-    ReadOnlyError,
-    RecordTooLargeError,
-    SegstoreError,
-    StorageError,
-    SyncFailedError,
-    UnsupportedFormatError,
-)
-from segstore.format.frame import Record, RecordBatch
-from segstore.log.log import Log
-from segstore.log.log import open_log as open  # noqa: A004
-from segstore.log.report import (
-    CutTail,
-    LostRange,
-    RecoveryReport,
-    SegmentInfo,
-    Stats,
-    VerifyReport,
-)
-from segstore.log.retention import SweepReport, SweptSegment
-
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # what type checkers go by; `_HOMES` says the same to a running program
+    from segstore.config import LogConfig
+    from segstore.errors import (
+        ConfigError,
+        ConsumerLockedError,
+        CorruptionError,
+        LogClosedError,
+        LogLockedError,
+        LogNotFoundError,
+        OffsetOutOfRangeError,
+        ReadOnlyError,
+        RecordTooLargeError,
+        SegstoreError,
+        StorageError,
+        SyncFailedError,
+        UnsupportedFormatError,
+    )
+    from segstore.format.frame import Record, RecordBatch
     from segstore.log.consumer import Consumer, ConsumerInfo
     from segstore.log.follow import Follower
+    from segstore.log.log import Log
+    from segstore.log.log import open_log as open  # noqa: A004
     from segstore.log.repair import RepairReport
+    from segstore.log.report import (
+        CutTail,
+        LostRange,
+        RecoveryReport,
+        SegmentInfo,
+        Stats,
+        VerifyReport,
+    )
+    from segstore.log.retention import SweepReport, SweptSegment
     from segstore.log.snapshot import SnapshotReport
     from segstore.partition import partition_for
 
@@ -82,25 +80,37 @@ __all__ = [
     "partition_for",
 ]
 
-# What most programs never name is imported when it is named: importing is a cost of each start.
-_LATER = {
-    "Consumer": "segstore.log.consumer",
-    "ConsumerInfo": "segstore.log.consumer",
-    "Follower": "segstore.log.follow",
-    "RepairReport": "segstore.log.repair",
-    "SnapshotReport": "segstore.log.snapshot",
-    "partition_for": "segstore.partition",
+# Importing is a cost of every start, so each name is imported when it is first used (PEP 562);
+# see docs/decisions/0013.
+_HOMES = {
+    "segstore.config": "LogConfig",
+    "segstore.errors": (
+        "ConfigError ConsumerLockedError CorruptionError LogClosedError LogLockedError "
+        "LogNotFoundError OffsetOutOfRangeError ReadOnlyError RecordTooLargeError SegstoreError "
+        "StorageError SyncFailedError UnsupportedFormatError"
+    ),
+    "segstore.format.frame": "Record RecordBatch",
+    "segstore.log.consumer": "Consumer ConsumerInfo",
+    "segstore.log.follow": "Follower",
+    "segstore.log.log": "Log open",
+    "segstore.log.repair": "RepairReport",
+    "segstore.log.report": "CutTail LostRange RecoveryReport SegmentInfo Stats VerifyReport",
+    "segstore.log.retention": "SweepReport SweptSegment",
+    "segstore.log.snapshot": "SnapshotReport",
+    "segstore.partition": "partition_for",
 }
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LATER:
+    if name not in _HOME_OF:
         raise AttributeError(f"module 'segstore' has no attribute {name!r}")
     from importlib import import_module
 
-    found = globals()[name] = getattr(import_module(_LATER[name]), name)
+    home = import_module(_HOME_OF[name])
+    found = globals()[name] = getattr(home, "open_log" if name == "open" else name)
     return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *_HOME_OF})
