@@ -1,4 +1,4 @@
-"""The names of the package: each is there, and importing the package alone costs next to nothing."""
+"""Each name of the package is there, and importing the package alone costs next to nothing."""
 
 import subprocess
 import sys
