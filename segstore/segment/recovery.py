@@ -11,7 +11,9 @@ Exactly one row matches (a test holds it to that):
     |---------|----------------------|---------|--------------------------------------------------|
     | yes     | yes                  | DAMAGE  | kept in place, its offsets reported as lost      |
     | yes     | no                   | CUT OFF | kept in place, offsets up to the vouch reported  |
-    |         |                      |         | as lost, writing goes on in a new segment there  |
+    |         |                      |         | as lost, writing goes on in a new segment there; |
+    |         |                      |         | a tail that bridges the vouch is kept from its   |
+    |         |                      |         | first record on                                  |
     | no      | yes or no            | TORN    | set aside from there on, cut, reported           |
 
 Damage had been promised and is never cut. A torn tail was never promised to survive a power cut,
@@ -223,7 +225,7 @@ def plan(
                 end = segments[number + 1].state.base_offset
             verdict = judge(spot.offset, vouch, is_followed=end is not None)
             if end is None:
-                end = max(vouch, spot.offset)
+                end = max(_resumes_at(spot.offset, vouch, staged), spot.offset)
             findings.append(
                 Finding(segment.state.base_offset, spot, verdict, range(spot.offset, end))
             )
@@ -236,7 +238,7 @@ def plan(
                     return Plan(findings, number, None, spot.offset, False, vouch)
                 return Plan(findings, number + 1, spot, spot.offset, False, vouch)
             if verdict is Verdict.CUT_OFF:
-                return Plan(findings, number + 1, None, vouch, True, vouch)
+                return Plan(findings, number + 1, None, end, True, vouch)
             reached = max(reached, end)
         end_offset = reached
     reach = max(end_offset, staged.stop) if staged.start <= end_offset else end_offset
@@ -245,6 +247,17 @@ def plan(
         base_offset = end_offset if last is None else last.state.base_offset
         position = 0 if last is None else last.size_bytes
         spot = Damage(position, position, end_offset, None, "the log ends too early")
-        lost = Finding(base_offset, spot, Verdict.CUT_OFF, range(end_offset, vouch))
-        return Plan([*findings, lost], len(segments), None, vouch, True, vouch)
+        resumes_at = _resumes_at(end_offset, vouch, staged)
+        lost = Finding(base_offset, spot, Verdict.CUT_OFF, range(end_offset, resumes_at))
+        return Plan([*findings, lost], len(segments), None, resumes_at, True, vouch)
     return Plan(findings, len(segments), None, end_offset, False, vouch)
+
+
+def _resumes_at(offset: int, vouch: int, staged: range) -> int:
+    """Where the log goes on behind a spot at `offset` that is cut off, so what is lost ends there.
+
+    At the tail's first record where the tail bridges the vouch: a copy of a live log may have the
+    tail and not the segment before it.
+    """
+    is_bridged = offset < staged.start <= vouch <= staged.stop
+    return staged.start if is_bridged else vouch

@@ -95,6 +95,27 @@ def test_offsets_that_were_vouched_for_and_are_gone_without_a_trace_are_cut_off(
     assert (found.next_offset, found.new_segment) == (9, True)
 
 
+@pytest.mark.parametrize(
+    ("staged", "resumes_at"),
+    [
+        (range(7, 12), 7),  # bridges the vouch: nothing of the tail is lost
+        (range(9, 12), 9),
+        (range(7, 9), 7),
+        (range(7, 8), 9),  # ends below it: its offsets would be given out again
+        (range(10, 12), 9),  # a gap that nobody vouched for: what follows it is set aside
+        (range(0), 9),
+    ],
+)
+@pytest.mark.parametrize("damage", [[], [spot(5, None)]])
+def test_a_tail_behind_what_is_cut_off_is_kept_where_it_bridges_the_vouch(
+    staged, resumes_at, damage
+):
+    found = plan([scanned(0, 5, damage=damage)], 9, 0, staged)
+    assert [finding.verdict for finding in found.findings] == [Verdict.CUT_OFF]
+    assert found.findings[0].offsets == range(5, resumes_at)
+    assert (found.next_offset, found.new_segment) == (resumes_at, True)
+
+
 def test_at_most_the_last_finding_is_torn():
     for spots in itertools.product([(2, 4), (6, 8), (12, 14), (16, None)], repeat=2):
         damage = sorted(set(spots), key=lambda s: s[0])
