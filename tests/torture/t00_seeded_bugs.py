@@ -205,11 +205,12 @@ BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
 
 
 def run(run: Run) -> None:
-    """Without a bug the hunts pass elsewhere; with one they must not."""
+    """With a bug a hunt must not pass, and with the same seed and as much time without it must."""
     missed = []
     for name, (bug, hunt) in BUGS.items():
         run.count("bugs")
-        inner = Run("T0", run.random.getrandbits(32), Budget(0.01, 120.0))
+        seed = run.random.getrandbits(32)
+        inner = Run("T0", seed, Budget(0.01, 120.0))
         try:
             with bug():
                 hunt(inner)
@@ -218,5 +219,13 @@ def run(run: Run) -> None:
             run.notes.append(f"{name}: {str(error)[:100]}")
         else:
             missed.append(name)
+        control = Run("T0", seed, Budget(0.01, max(0.5, inner.seconds)))
+        try:
+            hunt(control)
+        except Exception as error:
+            raise BrokenError(
+                f"without the bug ({name}) the hunt fails as well: {error}"
+            ) from error
+        run.count("controls passed")
     if missed:
         raise BrokenError(f"not found: {', '.join(missed)}")
