@@ -9,7 +9,7 @@ import pytest
 
 from segstore.config import LogConfig
 from segstore.errors import StorageError
-from segstore.log.log import Log
+from segstore.log.log import Log, Mode
 from segstore.segment import tail as tail_module
 from segstore.testing.faulty import Fault, FaultyDisk
 from segstore.testing.memory import Event, MemoryDisk
@@ -359,3 +359,64 @@ def test_a_write_that_a_kill_stopped_halfway_is_cut_and_its_records_come_from_th
         assert values(again) == sent[:8]
         again.close()
         assert Log(killed, "a", CONFIG).recovery.was_clean
+
+
+@pytest.mark.parametrize("kept", [(0,), (1,), (0, 1), (0, 2), (1, 2)])
+def test_no_mix_of_undone_removals_is_reported_as_a_loss(
+    disk: MemoryDisk, kept: tuple[int, ...]
+) -> None:
+    log = Log(disk, "a", CONFIG)
+    for _ in range(3):
+        log.append_many([bytes(100)] * 5)
+        log.roll()
+    log.maintain()
+    log.append(b"durable", durability="durable")
+    before = disk.contents()
+    log.trim(15)
+    stems = tuple(f"{number * 5:020}." for number in kept)
+    undone = {name: data for name, data in before.items() if name.startswith(stems)}
+    for after in (disk, synced(disk)):
+        for mode in ("r", "a"):
+            again = Log(MemoryDisk.of({**after.contents(), **undone}), mode, CONFIG)  # type: ignore[arg-type]
+            assert (again.start_offset, again.end_offset) == (15, 16)
+            assert again.recovery.lost == ()
+            assert again.recovery.cut == ()
+            assert values(again) == [b"durable"]
+
+
+@pytest.mark.parametrize("mode", ["r", "a"])
+def test_what_a_trim_made_durable_is_kept_behind_removals_that_were_half_undone(
+    disk: MemoryDisk, mode: Mode
+) -> None:
+    log = Log(disk, "a", CONFIG)
+    for _ in range(2):
+        log.append_many([bytes(100)] * 5)
+        log.roll()
+    log.append_many([b"synced"] * 3)
+    before = disk.contents()
+    log.trim(12)
+    first = {name: data for name, data in before.items() if name.startswith("0" * 20)}
+    after = {**disk.contents(), **first}
+    del after["tail"]  # and with it the register that says what is durable
+    again = Log(MemoryDisk.of(after), mode, CONFIG)
+    assert again.start_offset == 12
+    assert values(again) == [b"synced"]
+    assert again.recovery.lost == ()
+    assert again.recovery.cut == ()
+
+
+def test_damage_below_the_log_start_offset_is_no_loss(disk: MemoryDisk) -> None:
+    log = Log(disk, "a", CONFIG)
+    for value in (b"old", b"new"):
+        log.append_many([value] * 3)
+        log.sync()
+    log.trim(3)
+    log.close()
+    contents = disk.contents()
+    data = bytearray(contents["00000000000000000000.log"])
+    data[100] ^= 1
+    contents["00000000000000000000.log"] = bytes(data)
+    del contents["tail"]
+    again = Log(MemoryDisk.of(contents), "a", CONFIG)
+    assert again.recovery.lost == ()
+    assert values(again) == [b"new"] * 3

@@ -100,23 +100,24 @@ def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | Non
     ]
     first = next((found.state.base_offset for found in scanned if not found.is_unborn), None)
     sealed_end = _sealed_end(disk, catalog, run, durable_offset, log_id, first)
-    vouch = max(sealed_end or 0, durable_offset)
+    # The start offset moves only over what is durable.
+    vouch = max(sealed_end or 0, durable_offset, start_offset)
     unborn: list[str] = []
     while scanned and scanned[-1].is_unborn and scanned[-1].state.base_offset >= vouch:
         dead = catalog.segments[run + len(scanned) - 1]
         unborn += [dead.data_name, dead.index_name]
         scanned.pop()
-    # Where the first segment starts behind the log start offset, files are missing.
-    first_base = min([start_offset, *(found.state.base_offset for found in scanned[:1])])
+    # Where they start behind both, files are missing. Below the start offset any mix of files may
+    # be gone: a power cut undoes removals in no order.
+    scan_start = max(sealed_end or 0, start_offset)
+    scan_start = min([scan_start, *(found.state.base_offset for found in scanned[:1])])
     reader = None
     if ends_at is not None:
         tail = None
     if tail is not None and log_id is not None:
         reader = TailReader(tail.view, log_tag(log_id))
     staged = Staged(0, [], [], []) if reader is None else reader.read_all()
-    judged = plan(
-        scanned, vouch, sealed_end if sealed_end is not None else first_base, staged.offsets
-    )
+    judged = plan(scanned, vouch, scan_start, staged.offsets)
     if ends_at is not None:
         judged = judged._replace(next_offset=min(judged.next_offset, ends_at))
     return Found(
@@ -204,12 +205,17 @@ def _id_with_tag(disk: Disk, segment: Segment) -> bytes:
 
 def lost_ranges(disk: Disk, found: Found) -> list[LostRange]:
     """What of the findings is damage, and not just a torn tail, and what no file holds."""
+    start_offset = found.start_offset
     return _missing(disk, found) + [
         LostRange(
-            _path(disk, finding), finding.damage.position, finding.offsets, finding.damage.reason
+            _path(disk, finding),
+            finding.damage.position,
+            finding.offsets[max(0, start_offset - finding.offsets.start) :],
+            finding.damage.reason,
         )
         for finding in found.plan.findings
         if finding.verdict is not Verdict.TORN
+        and (finding.offsets.start >= start_offset or finding.offsets.stop > start_offset)
     ]
 
 
@@ -223,8 +229,9 @@ def _missing(disk: Disk, found: Found) -> list[LostRange]:
             path = os.path.join(disk.path, segment.data_name)
             missing = range(expected, segment.base_offset)
             lost.append(LostRange(path, 0, missing, "a segment is missing before it"))
-        end_offset = found.catalog.end_offset(number) if segment.stamp is None else None
-        expected = segment.stamp.end_offset if segment.stamp is not None else end_offset or 0
+        stamp = segment.stamp
+        end_offset = found.catalog.end_offset(number) if stamp is None else stamp.end_offset
+        expected = max(expected, end_offset or 0)
     return lost
 
 
