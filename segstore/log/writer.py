@@ -36,6 +36,7 @@ from segstore.format.frame import (
 )
 from segstore.format.kernel import measure
 from segstore.log.clock import EngineClock
+from segstore.log.groupcommit import SyncTurn
 from segstore.log.manager import SegmentManager
 from segstore.segment.tail import FRAMES_POSITION, Staged, Tail, TailBuffer
 from segstore.segment.writer import SegmentBrokenError
@@ -87,8 +88,7 @@ class LogWriter:
         self._bell = bell
         self._ring = ring
         self._device_lock = threading.Lock()
-        self._sync_turn = threading.Condition(threading.Lock())
-        self._is_syncing = False
+        self._sync_turn = SyncTurn()
         self._append_lock = threading.Lock()
         self._failure: SegstoreError | None = None
         self._process_id = os.getpid()
@@ -99,7 +99,7 @@ class LogWriter:
         # Where there is no tail, a tail without any room does the same.
         view = tail.view if tail is not None else memoryview(bytearray(FRAMES_POSITION))
         self._tail_bytes = len(view)
-        self.buffer = TailBuffer(view, log_tag, self._append_lock, self.append, bell, ring)
+        self.buffer = TailBuffer(view, log_tag, self._append_lock, self._append_slowly, bell, ring)
         self._restart_tail()
         self.buffer.next_offset = next_offset
         self.buffer.durable_offset = durable_offset
@@ -145,6 +145,22 @@ class LogWriter:
         durability: Durability | None = None,
     ) -> int:
         """Append one record of any kind; see `Log.append`."""
+        if key is None and timestamp is None and self._level(durability) == "durable":
+            # The tail takes it like any other, and the sync drains the tail.
+            offset = self.buffer.append(value)  # type: ignore[arg-type]
+            self._after_append("durable", offset + 1)
+            return offset
+        return self._append_slowly(value, key=key, timestamp=timestamp, durability=durability)
+
+    def _append_slowly(
+        self,
+        value: Buffer,
+        *,
+        key: Buffer | None = None,
+        timestamp: int | None = None,
+        durability: Durability | None = None,
+    ) -> int:
+        """What the tail leaves to others: a key, a time, another buffer than bytes, a full tail."""
         value = as_bytes(value, "value")
         key = None if key is None else as_bytes(key, "key")
         size = len(value) + (0 if key is None else len(key))
@@ -237,23 +253,14 @@ class LogWriter:
             with self._device_lock:
                 self._sync(with_index=True)
             return self._durable_offset
-        # Who waits for a turn is set free by all at once. Queueing for the device lock instead let
-        # the early ones sync again, with two records each, before the late ones were through.
-        with self._sync_turn:
-            while self._is_syncing:
-                self._sync_turn.wait()
-                # Whoever had the turn may have synced for this thread as well.
-                if self._durable_offset >= target:
-                    return self._durable_offset
-            self._is_syncing = True
+        if not self._sync_turn.take(target):
+            return self._durable_offset
         try:
             with self._device_lock:
                 if self._durable_offset < target:
                     self._sync(with_index=False)
         finally:
-            with self._sync_turn:
-                self._is_syncing = False
-                self._sync_turn.notify_all()
+            self._sync_turn.pass_on(self._durable_offset)
         return self._durable_offset
 
     def roll(self) -> bool:

@@ -5,7 +5,8 @@ recovery point does not cover: the cost is what was written since then, not the 
 
 The truth table, one row for each bad spot at offset o. "Vouched" means that o is below the vouch:
 the highest durable offset that the tail's register, a sealed segment or any intact frame states.
-Exactly one row matches (a test holds it to that):
+The log start offset, which moves durably before files go, counts for one as well. Exactly one row
+matches (a test holds it to that):
 
     | vouched | intact frames follow | verdict | what is done                                     |
     |---------|----------------------|---------|--------------------------------------------------|

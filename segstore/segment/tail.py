@@ -76,6 +76,7 @@ class Register:
 
     def __init__(self, view: memoryview, at: int) -> None:
         self._words = view[at : at + 32].cast("Q")
+        self._newest: tuple[int, int] | None = None  # what `advance` stored last, and in which copy
 
     def read(self) -> int | None:
         """The number, or None when neither copy is whole."""
@@ -90,17 +91,26 @@ class Register:
 
     def advance(self, value: int) -> None:
         """Store a higher number; a crash in between leaves the last one."""
-        current = self.read()
+        if self._newest is None:
+            current = self.read()
+            self._newest = (
+                -1 if current is None else current,
+                0 if self._words[0] == current else 2,
+            )
+        current, turn = self._newest
         if value != current:
-            turn = 2 if self._words[0] == current else 0
-            self._words[turn] = value
-            self._words[turn + 1] = value ^ _ALL_ONES
+            turn ^= 2
+            words = self._words
+            words[turn] = value
+            words[turn + 1] = value ^ _ALL_ONES
+            self._newest = (value, turn)
 
     def set(self, value: int) -> None:
         """Store any number, lower ones too, in both copies."""
         for turn in (0, 2):
             self._words[turn] = value
             self._words[turn + 1] = value ^ _ALL_ONES
+        self._newest = None
 
     def release(self) -> None:
         """Let go of the mapping."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import segstore
+from segstore.log.groupcommit import SyncTurn
 
 THREAD_COUNT = 16
 RECORD_COUNT_EACH = 12
@@ -38,3 +39,81 @@ def test_threads_that_wait_for_durable_share_syncs(
         assert len(log) == THREAD_COUNT * RECORD_COUNT_EACH
         # One sync runs while nearly everybody appends for the next one: about 8 records each.
         assert len(log) / log.stats().syncs > 4
+
+
+def test_the_turn_goes_to_whoever_waits_for_more_and_others_go_free() -> None:
+    turn = SyncTurn()
+    assert turn.take(1)
+    results: dict[int, bool] = {}
+
+    def wait(target: int) -> None:
+        results[target] = turn.take(target)
+        if results[target]:
+            turn.pass_on(target)
+
+    threads = []
+    for target in (2, 3, 9, 4):
+        threads.append(threading.Thread(target=wait, args=(target,)))
+        threads[-1].start()
+        while len(turn._waiting) < len(threads):
+            time.sleep(0.001)
+    turn.pass_on(3)
+    for thread in threads:
+        thread.join(10)
+    assert results == {2: False, 3: False, 9: True, 4: False}
+    assert turn.take(10)  # nobody has it
+
+
+def test_after_a_sync_that_failed_everybody_gets_a_turn_to_find_out() -> None:
+    turn = SyncTurn()
+    assert turn.take(1)
+    turns: list[int] = []
+
+    def wait(target: int) -> None:
+        assert turn.take(target)
+        turns.append(target)
+        turn.pass_on(0)
+
+    threads = [threading.Thread(target=wait, args=(target,)) for target in range(2, 10)]
+    for thread in threads:
+        thread.start()
+    while len(turn._waiting) < len(threads):
+        time.sleep(0.001)
+    turn.pass_on(0)
+    for thread in threads:
+        thread.join(10)
+    assert sorted(turns) == list(range(2, 10))
+
+
+@pytest.mark.parametrize("has_turn", [False, True])
+def test_a_thread_that_is_interrupted_while_it_waits_is_not_waited_for(has_turn: bool) -> None:
+    turn = SyncTurn()
+    assert turn.take(1)
+    real = threading.Lock
+
+    class Interrupted:
+        """A lock whose second acquire is interrupted, before or after it was given the turn."""
+
+        def __init__(self) -> None:
+            self.lock = real()
+            self.count = 0
+
+        def acquire(self) -> None:
+            self.count += 1
+            if self.count == 2:
+                if has_turn:
+                    turn.pass_on(1)
+                raise KeyboardInterrupt
+            self.lock.acquire()
+
+        def release(self) -> None:
+            self.lock.release()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "Lock", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            turn.take(2)
+    if not has_turn:
+        assert turn._waiting == []
+        turn.pass_on(1)
+    assert turn.take(3)
