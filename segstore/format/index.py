@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from itertools import chain
 from operator import le, lt
 from struct import Struct
 from typing import NamedTuple
@@ -153,15 +152,14 @@ class OffsetIndex:
     def _rising(self) -> int:
         """How many entries there are before the first that doesn't rise."""
         halves = array("I", self._places.tobytes())
-        positions, relative_offsets, times = halves[::2], halves[1::2], self._max_timestamps
-        rises = zip(
-            map(lt, chain((0,), positions), positions),
-            map(lt, chain((-1,), relative_offsets), relative_offsets),
-            map(le, chain(times[:1], times), times),
-            strict=False,
-        )
-        first_bad = bytes(map(all, rises)).find(False)
-        return len(times) if first_bad < 0 else first_bad
+        positions, relative_offsets = halves[::2], halves[1::2]
+        count = len(positions) if any(positions[:1]) else 0
+        columns = (lt, positions), (lt, relative_offsets), (le, self._max_timestamps)
+        for rises, column in columns:
+            first_bad = bytes(map(rises, column, column[1:])).find(False) + 1
+            if first_bad:
+                count = min(count, first_bad)
+        return count
 
 
 def encode_entry(relative_offset: int, position: int, max_timestamp: int) -> bytes:

@@ -19,6 +19,10 @@ from segstore.format.index import (
 )
 from segstore.format.names import RAW_INDEX_SUFFIX, segment_file
 
+# Most of an active index is empty, and what is empty is neither read nor held at once.
+PIECE_BYTES = 4096 * ENTRY_BYTES
+_EMPTY_PIECE = bytes(PIECE_BYTES)
+
 
 class IndexFile:
     """The mapped index file of an active segment."""
@@ -52,8 +56,7 @@ class IndexFile:
         name = segment_file(header.base_offset, RAW_INDEX_SUFFIX)
         capacity = max(capacity, len(index) + 1)
         if disk.size_of(name) == ENTRIES_POSITION + capacity * ENTRY_BYTES:
-            file = disk.open(name, write=True)
-            resumed = cls(file, capacity)
+            resumed = cls(disk.open(name, write=True), capacity)
         else:
             resumed = cls.create(disk, header, capacity)
         view = resumed._mapping.view
@@ -62,9 +65,11 @@ class IndexFile:
         # As bytes, because views are compared item by item, which takes ten times as long.
         if view[: len(wanted)].tobytes() != wanted:
             view[: len(wanted)] = wanted
-        empty = bytes(len(view) - len(wanted))
-        if view[len(wanted) :].tobytes() != empty:
-            view[len(wanted) :] = empty
+        for at in range(len(wanted), len(view), PIECE_BYTES):
+            size_bytes = min(PIECE_BYTES, len(view) - at)
+            # Read, because to look at a page of the mapping for the first time takes longer.
+            if resumed._file.read(size_bytes, at) != _EMPTY_PIECE[:size_bytes]:
+                view[at : at + size_bytes] = _EMPTY_PIECE[:size_bytes]
         return resumed
 
     def put(self, slot: int, relative_offset: int, position: int, max_timestamp: int) -> None:
@@ -104,3 +109,17 @@ def read_stamp(disk: Disk, name: str, base_offset: int) -> Stamp | None:
     finally:
         file.close()
     return None if found is None else found[1]
+
+
+def read_entries(file: File, position: int, end_position: int) -> OffsetIndex:
+    """The entries of an active index between two positions, up to the first that is empty.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    pieces = []
+    for at in range(position, end_position, PIECE_BYTES):
+        pieces.append(file.read(min(PIECE_BYTES, end_position - at), at))
+        if not any(pieces[-1][-ENTRY_BYTES:]):
+            break
+    return OffsetIndex.decode(b"".join(pieces))

@@ -21,6 +21,7 @@ from segstore.format.index import (
 from segstore.format.keyfilter import KeyFilter
 from segstore.format.names import LZ4_INDEX_SUFFIX, RAW_INDEX_SUFFIX, segment_file
 from segstore.format.scanner import Damage, Frame, Scanner
+from segstore.segment.indexfile import read_entries
 from segstore.segment.source import ChunkTable, Lz4Source, RawSource, Source, UnreadableError, scan
 from segstore.segment.state import NO_MAX
 
@@ -193,7 +194,7 @@ class SegmentReader:
             end = ENTRIES_POSITION + found[1].entry_count * ENTRY_BYTES
         if not at < end <= INDEX_BYTES_MAX:
             return
-        more = OffsetIndex.decode(file.read(end - at, at))
+        more = read_entries(file, at, end)
         last = index[len(index) - 1] if len(index) else (-1, 0, NO_MAX)
         for slot in range(len(more)):
             entry = more[slot]
@@ -270,9 +271,9 @@ def load_index(disk: Disk, base_offset: int, is_compressed: bool, stamp: Stamp |
     size = file.size()
     if not ENTRIES_POSITION <= size <= INDEX_BYTES_MAX:
         return Loaded()
-    body = file.read(size - ENTRIES_POSITION, ENTRIES_POSITION)
     if stamp is None:
-        return Loaded() if is_compressed else Loaded(OffsetIndex.decode(body))
+        return Loaded() if is_compressed else Loaded(read_entries(file, ENTRIES_POSITION, size))
+    body = file.read(size - ENTRIES_POSITION, ENTRIES_POSITION)
     if bool(stamp.flags & LZ4) != is_compressed or not is_body_intact(stamp, body):
         return Loaded()
     entries_end = stamp.entry_count * ENTRY_BYTES
