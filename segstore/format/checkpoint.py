@@ -12,8 +12,6 @@ write leaves the last. Slots are overwritten in place because that works on a fu
 retention that would free it has to move the log start first; write aside and rename would not.
 """
 
-from __future__ import annotations
-
 from struct import Struct
 from typing import NamedTuple
 

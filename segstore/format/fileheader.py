@@ -10,8 +10,6 @@ The CRC covers every byte after itself. A compressed segment carries the same he
 first LZ4 frame.
 """
 
-from __future__ import annotations
-
 from struct import Struct
 from typing import NamedTuple
 

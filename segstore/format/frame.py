@@ -23,8 +23,6 @@ The CRC covers every byte after itself. The durable offset says that every recor
 fsynced before this frame was written: it is what tells a torn tail from damage.
 """
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -261,7 +259,7 @@ class RecordBatch:
             key = None if is_null else self._item(index, self._key_offsets_at, self._key_data_at)
         return Record(offset, times if isinstance(times, int) else times[index], key, value)
 
-    def slice(self, start: int, stop: int) -> RecordBatch:
+    def slice(self, start: int, stop: int) -> "RecordBatch":
         """The part with offsets from `start` to below `stop`, over the same bytes."""
         part = RecordBatch.__new__(RecordBatch)
         for name in RecordBatch.__slots__:

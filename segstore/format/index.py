@@ -18,8 +18,6 @@ index of a compressed segment has one entry a chunk and, behind the entries, whe
 starts in the compressed file; positions stay those of the plain segment.
 """
 
-from __future__ import annotations
-
 from array import array
 from bisect import bisect_left, bisect_right
 from operator import le, lt
@@ -137,7 +135,7 @@ class OffsetIndex:
         return pairs.tobytes()
 
     @classmethod
-    def decode(cls, data: Buffer) -> OffsetIndex:
+    def decode(cls, data: Buffer) -> "OffsetIndex":
         """The entries in `data`, up to the first that is empty or doesn't rise."""
         index = cls()
         words = memoryview(data)[: len(data) - len(data) % ENTRY_BYTES].cast("B").cast("Q")

@@ -14,8 +14,6 @@ Rule 3: the search is bounded (`SEARCH_BYTES_MAX`), because a file made to be sl
         make it check the same bytes once for every position.
 """
 
-from __future__ import annotations
-
 from enum import Enum
 from typing import Literal, NamedTuple, TypeAlias
 

@@ -1,7 +1,5 @@
 """Consumers: named positions in a log that survive the programs that read it."""
 
-from __future__ import annotations
-
 import os
 import time
 import weakref

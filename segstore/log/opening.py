@@ -8,8 +8,6 @@ and the tail is emptied only after what it held stands in a segment.
     8 void the tail if offsets will be given again
 """
 
-from __future__ import annotations
-
 import errno
 import os
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """What segstore tells about a log: plain values, made to be printed."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 

@@ -10,8 +10,6 @@ Rule 4: nothing a registered consumer still needs goes while `waits_for_consumer
         is over its hard size.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple

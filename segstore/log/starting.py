@@ -1,7 +1,5 @@
 """Starting a writer: put right what `opening.find` found, and hand over something to append to."""
 
-from __future__ import annotations
-
 import os
 from typing import NamedTuple
 

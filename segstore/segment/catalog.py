@@ -4,8 +4,6 @@ Nothing here opens a data file: for a sealed segment the size of its file and a 
 index are all it takes.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -77,7 +75,7 @@ class Catalog:
         stamp = self.segments[number].stamp
         return None if stamp is None else stamp.end_offset
 
-    def with_segment(self, segment: Segment) -> Catalog:
+    def with_segment(self, segment: Segment) -> "Catalog":
         """A catalog with `segment` added, or in place of the one with its base offset."""
         changed = Catalog()
         changed.segments, changed._bases = self.segments.copy(), self._bases.copy()
@@ -89,7 +87,7 @@ class Catalog:
             changed._bases.insert(number, segment.base_offset)
         return changed
 
-    def without(self, base_offsets: set[int]) -> Catalog:
+    def without(self, base_offsets: set[int]) -> "Catalog":
         """A catalog without some segments."""
         return Catalog(s for s in self.segments if s.base_offset not in base_offsets)
 

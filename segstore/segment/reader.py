@@ -1,7 +1,5 @@
 """Reading one segment: by offset, by time and in order, from plain and compressed files alike."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -24,8 +24,6 @@ A log that just ends below the vouch, between two frames, has a bad spot at its 
 the tail still holds what follows: else the offsets that are gone would be given out again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple

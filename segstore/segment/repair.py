@@ -5,8 +5,6 @@ mended segment is written aside, synced and renamed into place. Offsets that are
 a hole that reading reports.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from segstore.disk import Disk, open_anew

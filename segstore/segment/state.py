@@ -3,8 +3,6 @@
 The writer, recovery, resealing and compression all count the same way, here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

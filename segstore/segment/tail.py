@@ -22,8 +22,6 @@ Rule 4: a register is one aligned 8-byte store, and what it says is true wheneve
         durable is stored after the sync returned, end after the write returned.
 """
 
-from __future__ import annotations
-
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -132,7 +130,7 @@ class Tail:
         self._registers = (self.end, self.durable, self.recovery_point, self.epoch)
 
     @classmethod
-    def open(cls, disk: Disk, *, write: bool) -> Tail | None:
+    def open(cls, disk: Disk, *, write: bool) -> "Tail | None":
         """The tail of the log, or None where there is none of the right size.
 
         Raises:
@@ -150,7 +148,7 @@ class Tail:
             file.close()
 
     @classmethod
-    def create(cls, disk: Disk, log_id: bytes, created: int, end_offset: int) -> Tail:
+    def create(cls, disk: Disk, log_id: bytes, created: int, end_offset: int) -> "Tail":
         """A new, empty tail in place of any other, durably.
 
         Raises:
@@ -335,7 +333,7 @@ class Staged(NamedTuple):
         """The offsets of the records."""
         return range(self.base_offset, self.base_offset + len(self.values))
 
-    def since(self, offset: int) -> Staged:
+    def since(self, offset: int) -> "Staged":
         """The records from `offset` on; none where the first of them is missing."""
         skipped = offset - self.base_offset
         if skipped < 0:
