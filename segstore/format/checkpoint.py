@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from segstore.format.buffers import Buffer
 from segstore.format.checksum import crc32c
+from segstore.format.names import OFFSET_MAX
 
 SLOT_BYTES = 512
 CHECKPOINT_BYTES = 3 * SLOT_BYTES
@@ -60,6 +61,8 @@ def decode_slots(data: Buffer) -> Checkpoint | None:
         raw = bytes(data[position : position + SLOT_BYTES])
         if len(raw) == SLOT_BYTES:
             crc, _, *fields = _SLOT.unpack(raw)
-            if crc == crc32c(raw[_CRC_START:]) and fields[0] > 0:
-                found.append(Checkpoint._make(fields))
+            checkpoint = Checkpoint._make(fields)
+            is_possible = checkpoint.sequence > 0 and checkpoint.value <= OFFSET_MAX
+            if is_possible and crc == crc32c(raw[_CRC_START:]):
+                found.append(checkpoint)
     return max(found, default=None)

@@ -27,6 +27,7 @@ from typing import NamedTuple
 from segstore.format.buffers import Buffer
 from segstore.format.checksum import crc32c
 from segstore.format.fileheader import FILE_HEADER_BYTES, KIND_INDEX, FileHeader, decode_file_header
+from segstore.format.names import OFFSET_MAX
 
 STAMP_BYTES = 128
 ENTRIES_POSITION = FILE_HEADER_BYTES + STAMP_BYTES
@@ -184,6 +185,8 @@ def decode_stamp(data: Buffer, base_offset: int) -> tuple[FileHeader, Stamp] | N
     crc, *fields = _STAMP.unpack(raw)
     stamp = Stamp._make(fields)
     if crc != crc32c(raw[_CRC_START:]) or not stamp.flags & SEALED:
+        return None
+    if stamp.end_offset > OFFSET_MAX:
         return None
     return header, stamp
 

@@ -49,7 +49,7 @@ from segstore.format.frame import (
     decode_frame,
     peek_header,
 )
-from segstore.format.names import TAIL, temporary
+from segstore.format.names import OFFSET_MAX, TAIL, temporary
 
 TAIL_BYTES = 1 << 20
 FRAMES_POSITION = 4096
@@ -79,9 +79,10 @@ class Register:
     def read(self) -> int | None:
         """The number, or None when neither copy is whole."""
         first, first_mark, second, second_mark = self._words.tolist()
-        if first ^ first_mark != _ALL_ONES:
-            return second if second ^ second_mark == _ALL_ONES else None
-        return max(first, second) if second ^ second_mark == _ALL_ONES else first
+        is_second_whole = second ^ second_mark == _ALL_ONES and second <= OFFSET_MAX
+        if first ^ first_mark != _ALL_ONES or first > OFFSET_MAX:
+            return second if is_second_whole else None
+        return max(first, second) if is_second_whole else first
 
     def token(self) -> bytes:
         """Something that changes when the number does, at the price of one copy."""

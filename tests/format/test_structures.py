@@ -36,6 +36,7 @@ from segstore.format.index import (
     encode_stamp,
     is_body_intact,
 )
+from segstore.format.names import OFFSET_MAX
 
 u64 = st.integers(0, 2**64 - 1)
 u32 = st.integers(0, 2**32 - 1)
@@ -85,7 +86,7 @@ def test_an_intact_header_of_a_later_version_is_unsupported():
 stamps = st.builds(
     Stamp,
     u32.map(lambda flags: flags | SEALED),
-    u64, u64, u64, i64, i64, i64, i64, u32, u32, u32, u32, u32,
+    u64, u64, st.integers(0, OFFSET_MAX), i64, i64, i64, i64, u32, u32, u32, u32, u32,
 )  # fmt: skip
 
 
@@ -96,6 +97,8 @@ def test_a_stamp_comes_back(stamp, base_offset):
     assert found is not None
     assert found[1] == stamp
     assert decode_stamp(head + encode_stamp(stamp), base_offset ^ 1) is None
+    impossible = stamp._replace(end_offset=OFFSET_MAX + 1)
+    assert decode_stamp(head + encode_stamp(impossible), base_offset) is None
 
 
 @given(stamps, st.integers(0, ENTRIES_POSITION - 1), st.integers(0, 7))
@@ -169,7 +172,8 @@ def test_arbitrary_index_bytes_give_rising_entries(data):
     assert OffsetIndex.decode(index.encode()).encode() == index.encode()
 
 
-checkpoints = st.builds(Checkpoint, st.integers(1, 2**64 - 1), u64, i64, u64)
+offsets = st.integers(0, OFFSET_MAX)
+checkpoints = st.builds(Checkpoint, st.integers(1, 2**64 - 1), offsets, i64, u64)
 
 
 @given(checkpoints)
@@ -178,12 +182,15 @@ def test_a_checkpoint_comes_back_from_either_slot(checkpoint):
         data = bytearray(CHECKPOINT_BYTES)
         data[position : position + SLOT_BYTES] = encode_slot(checkpoint)
         assert decode_slots(data) == checkpoint
+        impossible = checkpoint._replace(value=OFFSET_MAX + 1)
+        data[position : position + SLOT_BYTES] = encode_slot(impossible)
+        assert decode_slots(data) is None
 
 
 @given(checkpoints, st.integers(0, SLOT_BYTES), st.binary(min_size=8, max_size=8))
 def test_a_torn_second_write_leaves_the_first(checkpoint, torn_at, noise):
     first = checkpoint._replace(sequence=4)
-    second = checkpoint._replace(sequence=5, value=(checkpoint.value + 1) % 2**64)
+    second = checkpoint._replace(sequence=5, value=(checkpoint.value + 1) % 2**63)
     data = bytearray(CHECKPOINT_BYTES)
     at = slot_position(4)
     data[at : at + SLOT_BYTES] = encode_slot(first)
