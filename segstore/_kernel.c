@@ -272,6 +272,20 @@ join_column(PyObject *module, PyObject *values)
     return result;
 }
 
+/* Bytes as a memoryview of int64; takes the reference over. */
+static PyObject *
+as_numbers(PyObject *bytes)
+{
+    PyObject *view = PyMemoryView_FromObject(bytes);
+    Py_DECREF(bytes);
+    if (view == NULL) {
+        return NULL;
+    }
+    PyObject *numbers = PyObject_CallMethod(view, "cast", "s", "q");
+    Py_DECREF(view);
+    return numbers;
+}
+
 PyDoc_STRVAR(measure_doc, "measure($module, values, /)\n--\n\n"
                           "As segstore.format.columns.measure; the numbers are int64.");
 
@@ -305,39 +319,87 @@ measure(PyObject *module, PyObject *values)
         end += PyBytes_GET_SIZE(value) + 4;
         memcpy(at + 8 * i, &end, 8);
     }
-    PyObject *view = PyMemoryView_FromObject(ends);
-    Py_DECREF(ends);
-    if (view == NULL) {
-        return NULL;
-    }
-    PyObject *numbers = PyObject_CallMethod(view, "cast", "s", "q");
-    Py_DECREF(view);
-    return numbers;
+    return as_numbers(ends);
 }
 
-/* The lowest and the highest of some timestamps, one or a list; false where one is not plain. */
+/* The timestamps column as it is passed: one number, a list of them, or int64 in a buffer. */
+typedef struct {
+    PyObject *same;
+    PyObject *list;
+    Py_buffer buffer; /* .obj is NULL where there is none */
+    Py_ssize_t count; /* of the list or in the buffer */
+} Times;
+
+/* False, perhaps with an exception, where it is none of these. */
 static bool
-time_range(PyObject *timestamps, Py_ssize_t start, Py_ssize_t stop, int64_t *lowest,
+open_times(Times *times, PyObject *timestamps)
+{
+    times->same = times->list = times->buffer.obj = NULL;
+    times->count = 0;
+    if (PyLong_Check(timestamps)) {
+        times->same = timestamps;
+        return true;
+    }
+    if (PyList_CheckExact(timestamps)) {
+        times->list = timestamps;
+        times->count = PyList_GET_SIZE(timestamps);
+        return true;
+    }
+    if (PyObject_GetBuffer(timestamps, &times->buffer, PyBUF_CONTIG_RO | PyBUF_FORMAT) < 0) {
+        times->buffer.obj = NULL;
+        return false;
+    }
+    const Py_buffer *buffer = &times->buffer;
+    times->count = buffer->len / 8;
+    return buffer->ndim == 1 && buffer->itemsize == 8 && buffer->format != NULL &&
+           strcmp(buffer->format, "q") == 0;
+}
+
+static void
+close_times(Times *times)
+{
+    if (times->buffer.obj != NULL) {
+        PyBuffer_Release(&times->buffer);
+    }
+}
+
+static inline int64_t
+stored_time(const Times *times, Py_ssize_t index)
+{
+    int64_t time;
+    memcpy(&time, (const char *)times->buffer.buf + 8 * index, sizeof time);
+    return time;
+}
+
+/* The lowest and the highest of some timestamps; false where one is not plain. */
+static bool
+time_range(const Times *times, Py_ssize_t start, Py_ssize_t stop, int64_t *lowest,
            int64_t *highest)
 {
     int overflow = 0;
-    if (PyLong_CheckExact(timestamps)) {
-        *lowest = *highest = PyLong_AsLongLongAndOverflow(timestamps, &overflow);
-        return !overflow;
+    if (times->same != NULL) {
+        *lowest = *highest = PyLong_AsLongLongAndOverflow(times->same, &overflow);
+        return PyLong_CheckExact(times->same) && !overflow;
     }
-    if (!PyList_CheckExact(timestamps) || stop > PyList_GET_SIZE(timestamps)) {
+    if (stop > times->count) {
         return false;
     }
     *lowest = INT64_MAX;
     *highest = INT64_MIN;
     for (Py_ssize_t i = start; i < stop; i++) {
-        PyObject *item = PyList_GET_ITEM(timestamps, i);
-        if (!PyLong_CheckExact(item)) {
-            return false;
+        int64_t time;
+        if (times->list == NULL) {
+            time = stored_time(times, i);
         }
-        int64_t time = PyLong_AsLongLongAndOverflow(item, &overflow);
-        if (overflow) {
-            return false;
+        else {
+            PyObject *item = PyList_GET_ITEM(times->list, i);
+            if (!PyLong_CheckExact(item)) {
+                return false;
+            }
+            time = PyLong_AsLongLongAndOverflow(item, &overflow);
+            if (overflow) {
+                return false;
+            }
         }
         *lowest = time < *lowest ? time : *lowest;
         *highest = time > *highest ? time : *highest;
@@ -356,7 +418,7 @@ pad(char *at, Py_ssize_t size)
 /* The body of a frame without keys; NULL without an exception where anything is not plain. No
    allocation here runs the collector (bytes are not tracked), so the lists stay as they are. */
 static PyObject *
-join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, PyObject *timestamps,
+join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *times,
              bool has_times)
 {
     int64_t size = 0;
@@ -377,8 +439,9 @@ join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, PyObject *time
     }
     char *offset_at = PyBytes_AS_STRING(body);
     char *at = pad(offset_at + offsets_size, offsets_size);
-    for (Py_ssize_t i = 0; i < (has_times ? count : 0); i++) {
-        int64_t time = PyLong_AsLongLong(PyList_GET_ITEM(timestamps, start + i));
+    for (Py_ssize_t i = start; i < (has_times ? stop : start); i++) {
+        int64_t time = times->list == NULL ? stored_time(times, i)
+                                           : PyLong_AsLongLong(PyList_GET_ITEM(times->list, i));
         memcpy(at, &time, 8);
         at += 8;
     }
@@ -406,22 +469,26 @@ join_body(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (!has_arguments("join_body", nargs, 4)) {
         return NULL;
     }
-    PyObject *values = args[0], *timestamps = args[3], *body = NULL;
+    PyObject *values = args[0], *body = NULL;
     Py_ssize_t start = PyLong_CheckExact(args[1]) ? PyLong_AsSsize_t(args[1]) : -1;
     Py_ssize_t stop = PyLong_CheckExact(args[2]) ? PyLong_AsSsize_t(args[2]) : -1;
     PyErr_Clear(); /* a number too large counts as -1 */
     int64_t lowest, highest;
     if (PyList_CheckExact(values) && 0 <= start && start < stop &&
-        stop <= PyList_GET_SIZE(values) && stop - start < INT32_MAX / 4 &&
-        time_range(timestamps, start, stop, &lowest, &highest)) {
-        body = join_checked(values, start, stop, timestamps, lowest != highest);
+        stop <= PyList_GET_SIZE(values) && stop - start < INT32_MAX / 4) {
+        Times times;
+        if (open_times(&times, args[3]) && time_range(&times, start, stop, &lowest, &highest)) {
+            body = join_checked(values, start, stop, &times, lowest != highest);
+        }
+        close_times(&times);
     }
     if (body != NULL) {
         return Py_BuildValue("LLN", (long long)lowest, (long long)highest, body);
     }
-    if (PyErr_Occurred()) {
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
         return NULL;
     }
+    PyErr_Clear();
     return hand_over(module, JOIN_BODY, args, 4);
 }
 
@@ -533,34 +600,6 @@ is_plain_record_type(PyObject *candidate)
     return is_plain;
 }
 
-/* The timestamps column as it is passed: one number, a list of them, or int64 in a buffer. */
-typedef struct {
-    PyObject *same;
-    PyObject *list;
-    Py_buffer buffer; /* .obj is NULL where there is none */
-} Times;
-
-static bool
-open_times(Times *times, PyObject *timestamps, Py_ssize_t count)
-{
-    times->same = times->list = times->buffer.obj = NULL;
-    if (PyLong_Check(timestamps)) {
-        times->same = timestamps;
-        return true;
-    }
-    if (PyList_CheckExact(timestamps)) {
-        times->list = timestamps;
-        return PyList_GET_SIZE(timestamps) == count;
-    }
-    if (PyObject_GetBuffer(timestamps, &times->buffer, PyBUF_CONTIG_RO | PyBUF_FORMAT) < 0) {
-        times->buffer.obj = NULL;
-        return false;
-    }
-    const Py_buffer *buffer = &times->buffer;
-    return buffer->ndim == 1 && buffer->itemsize == 8 && buffer->len / 8 == count &&
-           buffer->format != NULL && strcmp(buffer->format, "q") == 0;
-}
-
 /* A new reference; NULL without an exception if the list is not what it was. */
 static PyObject *
 item_of(PyObject *list, Py_ssize_t index)
@@ -580,9 +619,7 @@ time_of(const Times *times, Py_ssize_t index)
     if (times->list != NULL) {
         return item_of(times->list, index);
     }
-    int64_t time;
-    memcpy(&time, (const char *)times->buffer.buf + 8 * index, sizeof time);
-    return PyLong_FromLongLong(time);
+    return PyLong_FromLongLong(stored_time(times, index));
 }
 
 static inline bool
@@ -676,14 +713,12 @@ make_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (is_plain) {
         Py_ssize_t count = PyList_GET_SIZE(values);
         Times times;
-        if (open_times(&times, args[2], count) &&
+        if (open_times(&times, args[2]) && (times.same != NULL || times.count == count) &&
             (keys == NULL || PyList_GET_SIZE(keys) == count)) {
             records = make_checked((PyTypeObject *)args[0], base_offset, &times, keys, values,
                                    count);
         }
-        if (times.buffer.obj != NULL) {
-            PyBuffer_Release(&times.buffer);
-        }
+        close_times(&times);
     }
     if (records == NULL) {
         if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
@@ -788,8 +823,10 @@ typedef struct {
     PyObject *append_slowly;
     PyObject *ring;
     PyObject *keyword_names;
-    PyObject *values;
-    PyObject *timestamps;
+    PyObject *values; /* a list */
+    int64_t *times;   /* of the values; plain numbers, which nobody but the drain ever looks at */
+    Py_ssize_t times_count;
+    Py_ssize_t times_capacity;
     Py_ssize_t position;
     Py_ssize_t limit;
     uint64_t next_offset;
@@ -823,21 +860,22 @@ publish(unsigned char *at, uint64_t magic_and_crc)
     }
 }
 
-/* Both items or neither, one in each list. */
+/* Room for more times; false with an exception if there is none. */
 static bool
-stage(TailBuffer *self, PyObject *value, PyObject *timestamp)
+reserve_times(TailBuffer *self, Py_ssize_t count)
 {
-    if (PyList_Append(self->values, value) < 0) {
+    Py_ssize_t needed = self->times_count + count;
+    if (needed <= self->times_capacity) {
+        return true;
+    }
+    Py_ssize_t capacity = needed + needed / 2 + 64;
+    int64_t *times = PyMem_Realloc(self->times, (size_t)capacity * sizeof *times);
+    if (times == NULL) {
+        PyErr_NoMemory();
         return false;
     }
-    if (PyList_Append(self->timestamps, timestamp) < 0) {
-        Py_ssize_t count = PyList_GET_SIZE(self->values);
-        PyObject *type, *error, *trace;
-        PyErr_Fetch(&type, &error, &trace);
-        PyList_SetSlice(self->values, count - 1, count, NULL);
-        PyErr_Restore(type, error, trace);
-        return false;
-    }
+    self->times = times;
+    self->times_capacity = capacity;
     return true;
 }
 
@@ -847,16 +885,14 @@ append_plain(TailBuffer *self, PyObject *value, Py_ssize_t size, Py_ssize_t padd
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     int64_t time = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-    PyObject *timestamp = PyLong_FromLongLong(time);
     PyObject *offset = PyLong_FromUnsignedLongLong(self->next_offset);
-    /* Staged first, because that can fail; nothing below can, so that the lists and the frames
-       never differ. */
-    if (timestamp == NULL || offset == NULL || !stage(self, value, timestamp)) {
-        Py_XDECREF(timestamp);
+    /* Staged first, because that can fail; nothing below can, so that what is staged and the
+       frames never differ. */
+    if (offset == NULL || !reserve_times(self, 1) || PyList_Append(self->values, value) < 0) {
         Py_XDECREF(offset);
         return NULL;
     }
-    Py_DECREF(timestamp);
+    self->times[self->times_count++] = time;
     SmallFrame frame = {
         .body_bytes = (uint32_t)(OFFSETS_BYTES + padded),
         .record_count = 1,
@@ -1003,22 +1039,55 @@ TailBuffer_store(TailBuffer *self, PyObject *frame)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(stage_doc,
+             "stage($self, values, timestamps, /)\n--\n\n"
+             "Keep records for the drain whose frame was stored; all of them or none.");
+
+static PyObject *
+TailBuffer_stage(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (!has_arguments("stage", nargs, 2)) {
+        return NULL;
+    }
+    if (!PyList_CheckExact(args[0]) || !PyList_CheckExact(args[1]) ||
+        PyList_GET_SIZE(args[0]) != PyList_GET_SIZE(args[1])) {
+        PyErr_SetString(PyExc_ValueError, "values and timestamps are lists of the same length");
+        return NULL;
+    }
+    Py_ssize_t count = PyList_GET_SIZE(args[0]);
+    if (!reserve_times(self, count)) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = PyList_GET_ITEM(args[1], i);
+        if (!PyLong_Check(item)) { /* and so no __index__ runs, which could append meanwhile */
+            PyErr_SetString(PyExc_TypeError, "a timestamp is not an int");
+            return NULL;
+        }
+        int64_t time = PyLong_AsLongLong(item);
+        if (time == -1 && PyErr_Occurred()) {
+            return NULL;
+        }
+        self->times[self->times_count + i] = time;
+    }
+    Py_ssize_t end = PyList_GET_SIZE(self->values);
+    if (PyList_SetSlice(self->values, end, end, args[0]) < 0) {
+        return NULL;
+    }
+    self->times_count += count;
+    Py_RETURN_NONE;
+}
+
 static int
 start_over(TailBuffer *self)
 {
     PyObject *values = PyList_New(0);
-    PyObject *timestamps = PyList_New(0);
-    if (values == NULL || timestamps == NULL) {
-        Py_XDECREF(values);
-        Py_XDECREF(timestamps);
+    if (values == NULL) {
         return -1;
     }
-    PyObject *old_values = self->values, *old_timestamps = self->timestamps;
-    self->values = values;
-    self->timestamps = timestamps;
+    self->times_count = 0;
     self->position = FRAMES_POSITION;
-    Py_XDECREF(old_values);
-    Py_XDECREF(old_timestamps);
+    Py_XSETREF(self->values, values);
     return 0;
 }
 
@@ -1110,7 +1179,6 @@ TailBuffer_traverse(TailBuffer *self, visitproc visit, void *arg)
     Py_VISIT(self->append_slowly);
     Py_VISIT(self->ring);
     Py_VISIT(self->values);
-    Py_VISIT(self->timestamps);
     return 0;
 }
 
@@ -1131,7 +1199,7 @@ TailBuffer_dealloc(TailBuffer *self)
     PyObject_GC_UnTrack(self);
     TailBuffer_clear(self);
     Py_CLEAR(self->values);
-    Py_CLEAR(self->timestamps);
+    PyMem_Free(self->times);
     Py_CLEAR(self->keyword_names);
     release_buffers(self);
     type->tp_free((PyObject *)self);
@@ -1248,32 +1316,18 @@ set_append_time(TailBuffer *self, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
-static inline PyObject **
-list_at(TailBuffer *self, void *closure)
+static PyObject *
+get_values(TailBuffer *self, void *Py_UNUSED(closure))
 {
-    return (PyObject **)((char *)self + (size_t)closure);
+    return Py_NewRef(self->values);
 }
 
 static PyObject *
-get_list(TailBuffer *self, void *closure)
+get_timestamps(TailBuffer *self, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(*list_at(self, closure));
-}
-
-static int
-set_list(TailBuffer *self, PyObject *value, void *closure)
-{
-    if (is_deleted(value)) {
-        return -1;
-    }
-    if (!PyList_CheckExact(value)) {
-        PyErr_Format(PyExc_TypeError, "what is staged is a list, not %s", Py_TYPE(value)->tp_name);
-        return -1;
-    }
-    PyObject **place = list_at(self, closure);
-    Py_INCREF(value);
-    Py_XSETREF(*place, value);
-    return 0;
+    Py_ssize_t size = self->times_count * (Py_ssize_t)sizeof *self->times;
+    PyObject *bytes = PyBytes_FromStringAndSize((const char *)self->times, size);
+    return bytes == NULL ? NULL : as_numbers(bytes);
 }
 
 #define FIELD(name) ((void *)offsetof(TailBuffer, name))
@@ -1285,8 +1339,8 @@ static PyGetSetDef tail_buffer_attributes[] = {
     {"next_offset", (getter)get_unsigned, (setter)set_unsigned, NULL, FIELD(next_offset)},
     {"durable_offset", (getter)get_unsigned, (setter)set_unsigned, NULL, FIELD(durable_offset)},
     {"append_time", (getter)get_append_time, (setter)set_append_time, NULL, NULL},
-    {"values", (getter)get_list, (setter)set_list, NULL, FIELD(values)},
-    {"timestamps", (getter)get_list, (setter)set_list, NULL, FIELD(timestamps)},
+    {"values", (getter)get_values, NULL, NULL, NULL},
+    {"timestamps", (getter)get_timestamps, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -1297,6 +1351,7 @@ static PyMethodDef tail_buffer_methods[] = {
     {"append", METHOD(TailBuffer_append), METH_FASTCALL | METH_KEYWORDS, append_doc},
     {"has_room", METHOD(TailBuffer_has_room), METH_O, has_room_doc},
     {"store", METHOD(TailBuffer_store), METH_O, store_doc},
+    {"stage", METHOD(TailBuffer_stage), METH_FASTCALL, stage_doc},
     {"restart", METHOD(TailBuffer_restart), METH_NOARGS, restart_doc},
     {"release", METHOD(TailBuffer_release), METH_NOARGS, release_doc},
     {NULL, NULL, 0, NULL},

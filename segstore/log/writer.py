@@ -395,9 +395,9 @@ class LogWriter:
                     first = len(buffer.values)
                     found = enumerate(keys, first)
                     self._staged_keys.update((i, key) for i, key in found if key is not None)
-                buffer.values += values
-                times = [timestamps] * len(values) if isinstance(timestamps, int) else timestamps
-                buffer.timestamps += times
+                if isinstance(timestamps, int):
+                    timestamps = [timestamps] * len(values)
+                buffer.stage(values, list(timestamps))
                 buffer.next_offset += len(values)
                 return
         self._drain()

@@ -23,6 +23,7 @@ Rule 4: a register is one aligned 8-byte store, and what it says is true wheneve
 """
 
 import threading
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from struct import Struct
@@ -217,7 +218,8 @@ class PythonTailBuffer:
         next_offset: the log end offset.
         position: where the next frame goes.
         limit: where the frames have to end, at the end of the tail or before.
-        values, timestamps: what is staged, one item a record, oldest first.
+        values, timestamps: what is staged, one item a record, oldest first; the timestamps are
+            int64, so that one costs no Python object.
         append_time, durable_offset: what goes into the headers of the frames.
     """
 
@@ -242,9 +244,14 @@ class PythonTailBuffer:
         self.next_offset = 0
         self.position = FRAMES_POSITION
         self.values: list[bytes] = []
-        self.timestamps: list[int] = []
+        self._timestamps = array("q")
         self.append_time = 0
         self.durable_offset = 0
+
+    @property
+    def timestamps(self) -> Sequence[int]:
+        """See above."""
+        return self._timestamps
 
     def append(
         self,
@@ -288,7 +295,7 @@ class PythonTailBuffer:
                     self._view[position:end] = _PREFIX.pack(FRAME_MAGIC, crc32c(body)) + body
                     self.position = end
                     self.values.append(value)
-                    self.timestamps.append(now)
+                    self._timestamps.append(now)
                     self.next_offset = offset + 1
                     if self._bell[0]:
                         self._ring()
@@ -305,6 +312,19 @@ class PythonTailBuffer:
         self._view[self.position : end] = frame
         self.position = end
 
+    def stage(self, values: list[bytes], timestamps: list[int]) -> None:
+        """Keep records for the drain whose frame was stored; all of them or none.
+
+        Raises:
+            ValueError: there are not as many timestamps as values.
+            TypeError: a timestamp is not an int.
+            OverflowError: one does not fit 64 bits.
+        """
+        if len(values) != len(timestamps):
+            raise ValueError("values and timestamps are lists of the same length")
+        self._timestamps += array("q", timestamps)
+        self.values += values
+
     def release(self) -> None:
         """Let go of the mapping, for good; `is_open` is False."""
         self._view = memoryview(b"")
@@ -313,7 +333,7 @@ class PythonTailBuffer:
         """Start again at the beginning, with nothing staged: all of it was drained."""
         self.position = FRAMES_POSITION
         self.values = []
-        self.timestamps = []
+        self._timestamps = array("q")
 
 
 TailBuffer: type[PythonTailBuffer] = (

@@ -216,6 +216,13 @@ class Fuzz:
                 for buffer in buffers:
                     buffer.restart()
                 continue
+            elif what < 0.93:
+                staged = [b"staged"] * rng.randint(0, 200)
+                times = [rng.randint(-(2**63) - 1, 0) for _ in staged[rng.randint(0, 1) :]]
+                found = [
+                    self.outcome(lambda b=b, s=staged, t=times: b.stage(s, t)) for b in buffers
+                ]
+                found = [type(each) if each is None else each[0] for each in found]
             else:
                 frame = rng.randbytes(rng.randint(8, 100))
                 if buffers[0].has_room(len(frame)):
@@ -228,6 +235,9 @@ class Fuzz:
             first.release()
             assert first.append(b"x") == -1
         assert first.values == second.values
+        old = [[t for t in buffer.timestamps if t <= 0] for buffer in buffers]
+        assert old[0] == old[1]
+        self.same("join_body", first.values, 0, len(first.values), first.timestamps)
         assert first.position == second.position
         assert first.next_offset == second.next_offset
 
