@@ -28,6 +28,9 @@ OPENS_PER_PROCESS = 4_000
 MEMORY_BYTES_MAX = 512 << 20
 OPEN_S_MAX = 20
 TAIL_BYTES = 12288
+SEGMENTS = 3
+SEGMENT_RECORDS = 15
+OPENS_PER_ALARM = 50
 SHM = "/dev/shm"
 
 Files = dict[str, bytes]
@@ -105,10 +108,11 @@ def main() -> None:
                 break
             random = Random(seed * 1_000_003 + number)
             os.pwrite(progress, b"%8d" % number, 0)
-            faulthandler.dump_traceback_later(OPEN_S_MAX, exit=True)
+            if number % OPENS_PER_ALARM == 0:  # setting it takes as long as a good part of an open
+                faulthandler.dump_traceback_later(OPEN_S_MAX, exit=True)
             for what in _open_one(random, random.choice(templates), files):
                 counts[what] = counts.get(what, 0) + 1
-            faulthandler.cancel_dump_traceback_later()
+        faulthandler.cancel_dump_traceback_later()
     print(",".join(f"{what}={number}" for what, number in counts.items()))
 
 
@@ -118,24 +122,23 @@ def _template(random: Random) -> tuple[Files, Known]:
     config = small_config(random, batch_size=512)
     log = Log(disk, "a", config)
     known: Known = {}
-    for _ in range(5):
-        for _ in range(40):
+    for _ in range(SEGMENTS):
+        for _ in range(SEGMENT_RECORDS):
             value = b"%d " % len(known) + random.randbytes(random.choice((0, 5, 60, 200)))
             key = random.choice((None, None, b"key", b"%d" % len(known)))
             known[log.append(value, key=key)] = (key, value)
         log.roll()
         if random.random() < 0.5:
             log.compress()
-    log.append(b"active")
-    known[200] = (None, b"active")
+    known[log.append(b"active")] = (None, b"active")
     log.sync()
     log.consumer("one").commit()
-    log.append(b"staged")
-    known[201] = (None, b"staged")
+    known[log.append(b"staged")] = (None, b"staged")
     if random.random() < 0.3:
-        log.trim(random.randrange(50))
+        log.trim(random.randrange(SEGMENT_RECORDS + 3))
     if random.random() < 0.3:
-        begin_truncation(disk, log._log_id or b"", 0, random.randrange(100, 190))
+        end_offset = random.randrange(SEGMENT_RECORDS, SEGMENTS * SEGMENT_RECORDS)
+        begin_truncation(disk, log._log_id or b"", 0, end_offset)
     files = disk.contents()
     log.close()
     return {name: data for name, data in files.items() if name != "lock"}, known
@@ -178,17 +181,24 @@ def _use(log: Log, random: Random, known: Known | None, mode: str) -> None:
         if count > 100_000:
             raise BrokenError("there are more records than bytes for them")
     start, end = log.start_offset, log.end_offset
-    for offset in (start, end - 1, random.randrange(300)):
+    for offset in (start, end - 1, random.randrange(2 * SEGMENTS * SEGMENT_RECORDS)):
         try:
             _check(log[offset], known)
         except (CorruptionError, OffsetOutOfRangeError):
             pass
-    log.offset_for_time(random.choice((0, 2**62, 1_700_000_000 * 10**9)))
-    for record in log.find(b"key", errors="skip"):
-        _check(record, known)
-    log.verify()
-    log.segments()
-    log.consumers()
+    # One or two of the rest for each open, so that there are more opens.
+    uses = random.sample(("time", "find", "verify", "list"), random.choice((1, 2)))
+    if "time" in uses:
+        log.offset_for_time(random.choice((0, 2**62, 1_700_000_000 * 10**9)))
+    if "find" in uses:
+        for record in log.find(b"key", errors="skip"):
+            _check(record, known)
+    if "verify" in uses:
+        log.verify()
+    if "list" in uses:
+        log.segments()
+        log.consumers()
+        log.stats()
     if mode == "a":
         log.append(b"after all")
         log.maintain()
@@ -268,12 +278,13 @@ def _mutate(files: Files, random: Random) -> bool:
         is_forged = True
     elif kind == "rename" and name.endswith((".log", ".index", ".lz4")):
         del files[name]
-        base = random.choice((0, 1, 40, 2**31, 2**62, 2**63 - 1))
+        base = random.choice((0, 1, SEGMENT_RECORDS, 2**31, 2**62, 2**63 - 1))
         name = f"{base:020d}{name[20:]}"
         is_forged = True
     elif kind == "other":
         suffix = random.choice((".index", ".log.lz4", ".lz4.index", ".log"))
-        name = f"{random.choice((0, 40, 201, 500)):020d}{suffix}"
+        base = random.choice((0, SEGMENT_RECORDS, SEGMENTS * SEGMENT_RECORDS + 1, 500))
+        name = f"{base:020d}{suffix}"
         is_forged = True
     files[name] = bytes(data)
     return is_forged
