@@ -77,7 +77,7 @@ class SegmentReader:
             UnsupportedFormatError: a frame is of a later format version.
         """
         end = self.source.size() if end_position is None else end_position
-        return self._events_from(self._slot(offset), end)
+        return self._events_from(self.slot(offset), end)
 
     def events_unindexed(self) -> Iterator[Frame | Damage]:
         """Everything from the first frame on, without a look at the index."""
@@ -127,7 +127,15 @@ class SegmentReader:
 
     def slot(self, offset: int) -> int:
         """The index entry to start from for `offset`; -1 is the start of the segment."""
-        return self._slot(offset)
+        index = self.index
+        slot = index.slot_of_offset(max(0, offset - self.base_offset))
+        if self._may_grow and slot == len(index) - 1:
+            with self._growth_lock:
+                known = index.position(len(index) - 1) if len(index) else 0
+                if self.source.size() - known > GROWTH_BYTES:
+                    self._extend_index()
+                slot = index.slot_of_offset(max(0, offset - self.base_offset))
+        return slot
 
     def slot_before_time(self, timestamp: int) -> int:
         """The index entry to start from for the first record at or after `timestamp`."""
@@ -201,17 +209,6 @@ class SegmentReader:
             index.add(*entry)
             last = entry
 
-    def _slot(self, offset: int) -> int:
-        index = self.index
-        slot = index.slot_of_offset(max(0, offset - self.base_offset))
-        if self._may_grow and slot == len(index) - 1:
-            with self._growth_lock:
-                known = index.position(len(index) - 1) if len(index) else 0
-                if self.source.size() - known > GROWTH_BYTES:
-                    self._extend_index()
-                slot = index.slot_of_offset(max(0, offset - self.base_offset))
-        return slot
-
     def _events_from(self, slot: int, end_position: int) -> Iterator[Frame | Damage]:
         """Events from an entry; one that turns out wrong is replaced by what the data says."""
         if slot < 0:
@@ -231,7 +228,7 @@ class SegmentReader:
         else:
             # Either the entry or the frame is wrong, and only the data can tell.
             self.rebuild_index()
-            yield from self._events_from(self._slot(offset), end_position)
+            yield from self._events_from(self.slot(offset), end_position)
 
     def scan_from(self, position: int, offset: int, end_position: int) -> Iterator[Frame | Damage]:
         """Events from a position where the frame of `offset` should start, without the index."""
