@@ -73,6 +73,27 @@ def test_the_examples_of_a_document_work_one_after_another(document, tmp_path):
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
 
 
+def test_the_examples_of_testing_are_a_test_module_that_passes(tmp_path):
+    blocks = BLOCKS.findall((ROOT / "docs/testing.md").read_text())
+    text = "\n".join(text for language, text in blocks if language == "python")
+    (tmp_path / "test_example.py").write_text(text)
+    # On a busy machine hypothesis would otherwise complain of the time that drawing takes.
+    (tmp_path / "conftest.py").write_text(
+        "from hypothesis import HealthCheck, settings\n"
+        "settings.register_profile('busy', suppress_health_check=list(HealthCheck), deadline=None)\n"
+        "settings.load_profile('busy')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 5
+
+
 def test_links_between_documents_lead_somewhere():
     for document in [ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):

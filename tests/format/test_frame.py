@@ -20,12 +20,12 @@ from segstore.format.frame import (
     decode_frame,
     encode_frame,
 )
-from tests.strategies import TIMESTAMP_MAX, TIMESTAMP_MIN, Columns, columns
+from segstore.testing.strategies import TIMESTAMP_MAX, TIMESTAMP_MIN, Batch, batches
 
 TAG = 0xC0FFEE
 
 
-def encode(batch: Columns, base_offset: int = 7, durable_offset: int = 3) -> bytes:
+def encode(batch: Batch, base_offset: int = 7, durable_offset: int = 3) -> bytes:
     return encode_frame(
         base_offset,
         batch.values,
@@ -48,7 +48,7 @@ def with_right_crc(frame: bytearray) -> bytes:
     return bytes(frame)
 
 
-@given(columns(), st.integers(0, 2**62))
+@given(batches(), st.integers(0, 2**62))
 def test_what_was_encoded_is_decoded(batch, base_offset):
     frame = encode(batch, base_offset)
     found = decode(frame)
@@ -71,7 +71,7 @@ def test_what_was_encoded_is_decoded(batch, base_offset):
     assert len(frame) == FRAME_HEADER_BYTES + header.body_bytes
 
 
-@given(columns(), st.integers(-3, 40), st.integers(-3, 40))
+@given(batches(), st.integers(-3, 40), st.integers(-3, 40))
 def test_a_slice_holds_the_offsets_asked_for(batch, start, stop):
     found = decode(encode(batch)).slice(start, stop)
     whole = decode(encode(batch)).records()
@@ -83,7 +83,7 @@ def test_a_slice_holds_the_offsets_asked_for(batch, start, stop):
     assert found.keys() == [record.key for record in expected]
 
 
-@given(columns())
+@given(batches())
 def test_the_columns_are_an_arrow_array_over_the_bytes_that_were_read(batch):
     found = decode(encode(batch))
     offsets, data = found.value_offsets, found.value_data
@@ -91,7 +91,7 @@ def test_the_columns_are_an_arrow_array_over_the_bytes_that_were_read(batch):
     assert data.obj is found.frame.obj
 
 
-@given(columns(max_size=5), st.data())
+@given(batches(max_size=5), st.data())
 def test_every_shortened_frame_asks_for_more_or_is_refused(batch, data):
     frame = encode(batch)
     size = data.draw(st.integers(0, len(frame) - 1))
@@ -100,7 +100,7 @@ def test_every_shortened_frame_asks_for_more_or_is_refused(batch, data):
     assert found.size_bytes in (FRAME_HEADER_BYTES, len(frame))
 
 
-@given(columns(max_size=4), st.data())
+@given(batches(max_size=4), st.data())
 def test_every_flipped_bit_is_found(batch, data):
     frame = bytearray(encode(batch))
     position = data.draw(st.integers(0, len(frame) - 1))
@@ -115,7 +115,7 @@ def test_arbitrary_bytes_are_no_frame(data):
 
 @given(st.binary(max_size=300), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_a_header_that_lies_over_arbitrary_columns_never_crashes(body, body_bytes, count):
-    frame = bytearray(encode(Columns([b"x"], 0, None)))
+    frame = bytearray(encode(Batch([b"x"], 0, None)))
     frame[FRAME_HEADER_BYTES:] = body + bytes(-len(body) % 8)
     frame[8:12] = (len(frame) - FRAME_HEADER_BYTES).to_bytes(4, "little")
     frame[12:16] = count.to_bytes(4, "little")
@@ -131,7 +131,7 @@ def test_a_header_that_lies_over_arbitrary_columns_never_crashes(body, body_byte
 
 
 def test_a_claimed_size_over_the_limit_is_refused_before_anything_is_read():
-    frame = bytearray(encode(Columns([b"x"], 0, None)))
+    frame = bytearray(encode(Batch([b"x"], 0, None)))
     frame[8:12] = (BODY_BYTES_MAX + 8).to_bytes(4, "little")
     found = decode_frame(memoryview(bytes(frame)), 0, TAG)
     assert isinstance(found, Invalid)
@@ -139,28 +139,28 @@ def test_a_claimed_size_over_the_limit_is_refused_before_anything_is_read():
 
 
 def test_a_frame_of_another_log_is_refused_unless_any_log_will_do():
-    frame = encode(Columns([b"x"], 0, None))
+    frame = encode(Batch([b"x"], 0, None))
     assert isinstance(decode_frame(memoryview(frame), 0, TAG + 1), Invalid)
     assert decode(frame, None).values() == [b"x"]
 
 
 @pytest.mark.parametrize(("at", "value"), [(54, 2), (54, 0), (52, 8), (52, 16), (53, 1)])
 def test_an_intact_frame_with_unknown_version_or_attributes_is_unsupported(at, value):
-    frame = bytearray(encode(Columns([b"x"], 0, None)))
+    frame = bytearray(encode(Batch([b"x"], 0, None)))
     frame[at] = value
     with pytest.raises(UnsupportedFormatError, match="nothing was changed"):
         decode_frame(memoryview(with_right_crc(frame)), 0, TAG)
 
 
 def test_an_unknown_version_of_a_damaged_frame_is_damage():
-    frame = bytearray(encode(Columns([b"x"], 0, None)))
+    frame = bytearray(encode(Batch([b"x"], 0, None)))
     frame[54] = 2
     assert isinstance(decode_frame(memoryview(bytes(frame)), 0, TAG), Invalid)
 
 
 @pytest.mark.parametrize("count", [0, RECORD_COUNT_MAX + 1, 2**32 - 1])
 def test_an_impossible_record_count_is_refused(count):
-    frame = bytearray(encode(Columns([b"x"], 0, None)))
+    frame = bytearray(encode(Batch([b"x"], 0, None)))
     frame[12:16] = count.to_bytes(4, "little")
     assert isinstance(decode_frame(memoryview(with_right_crc(frame)), 0, TAG), Invalid)
 
@@ -178,7 +178,7 @@ def test_an_impossible_record_count_is_refused(count):
     ],
 )
 def test_value_offsets_that_do_not_rise_from_0_are_refused_everywhere(offsets):
-    frame = bytearray(encode(Columns([b"abc", b"de", b"fgh"], 0, None)))
+    frame = bytearray(encode(Batch([b"abc", b"de", b"fgh"], 0, None)))
     frame[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + 16] = array("i", offsets).tobytes()
     found = decode_frame(memoryview(with_right_crc(frame)), 0, TAG)
     if isinstance(found, RecordBatch):
@@ -198,10 +198,10 @@ def test_values_of_any_buffer_are_their_bytes():
 
 def test_a_record_over_the_limit_is_refused_and_one_at_the_limit_is_not():
     value = bytes(RECORD_BYTES_MAX - 3)
-    frame = encode(Columns([value], 0, [b"key"]))
+    frame = encode(Batch([value], 0, [b"key"]))
     assert decode(frame).values() == [value]
     with pytest.raises(RecordTooLargeError) as caught:
-        encode(Columns([value], 0, [b"keys"]))
+        encode(Batch([value], 0, [b"keys"]))
     assert caught.value.size_bytes == RECORD_BYTES_MAX + 1
     assert caught.value.limit_bytes == RECORD_BYTES_MAX
 
@@ -209,18 +209,18 @@ def test_a_record_over_the_limit_is_refused_and_one_at_the_limit_is_not():
 @pytest.mark.parametrize("count", [0, RECORD_COUNT_MAX + 1])
 def test_a_frame_of_no_or_too_many_records_is_not_made(count):
     with pytest.raises(ValueError, match="a frame holds 1 to"):
-        encode(Columns([b""] * count, 0, None))
+        encode(Batch([b""] * count, 0, None))
 
 
 def test_the_largest_count_of_empty_values_comes_back():
-    found = decode(encode(Columns([b""] * RECORD_COUNT_MAX, 0, None)))
+    found = decode(encode(Batch([b""] * RECORD_COUNT_MAX, 0, None)))
     assert len(found) == RECORD_COUNT_MAX
     assert not any(found.values())
 
 
 @pytest.mark.parametrize("timestamp", [TIMESTAMP_MIN, TIMESTAMP_MAX])
 def test_extreme_timestamps_come_back(timestamp):
-    batch = Columns([b"a", b"b"], [timestamp, 0], None)
+    batch = Batch([b"a", b"b"], [timestamp, 0], None)
     assert list(decode(encode(batch)).timestamps) == [timestamp, 0]
 
 

@@ -8,7 +8,7 @@ from segstore.format import scanner as scanner_module
 from segstore.format.checksum import crc32c
 from segstore.format.frame import BODY_BYTES_MAX, FRAME_MAGIC_BYTES, encode_frame
 from segstore.format.scanner import NEED_DATA, Damage, Frame, Scanner
-from tests.strategies import columns
+from segstore.testing.strategies import batches
 
 TAG = 77
 START = 64
@@ -68,7 +68,7 @@ def scan_all(data, **options):
     return whole
 
 
-@given(st.lists(columns(max_size=4), max_size=4))
+@given(st.lists(batches(max_size=4), max_size=4))
 def test_frames_come_in_order_however_they_are_fed(batches):
     frames = frames_of(batches)
     events = scan_all(b"".join(frames))
@@ -78,7 +78,7 @@ def test_frames_come_in_order_however_they_are_fed(batches):
     assert [event.position for event in events] == positions
 
 
-@given(st.lists(columns(max_size=3), max_size=3), st.binary(min_size=1, max_size=150))
+@given(st.lists(batches(max_size=3), max_size=3), st.binary(min_size=1, max_size=150))
 def test_trailing_bytes_are_damage_that_nothing_follows(batches, trailing):
     frames = b"".join(frames_of(batches))
     events = scan_all(frames + trailing)
@@ -114,7 +114,7 @@ def test_damage_at_every_byte_loses_that_frame_only():
         assert damages[0].position == START + end - len(frames[hit])
 
 
-@given(st.lists(columns(max_size=3), min_size=2, max_size=4), st.data())
+@given(st.lists(batches(max_size=3), min_size=2, max_size=4), st.data())
 def test_bytes_cut_out_or_put_in_lose_the_frames_they_touch_only(batches, data):
     frames = frames_of(batches)
     whole = b"".join(frames)

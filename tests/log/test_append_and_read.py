@@ -19,7 +19,7 @@ from segstore import (
 )
 from segstore.format.frame import RECORD_BYTES_MAX, RECORD_COUNT_MAX
 from segstore.log.writer import cut_batch
-from tests.strategies import TIMESTAMP_MAX, TIMESTAMP_MIN
+from segstore.testing.strategies import TIMESTAMP_MAX, TIMESTAMP_MIN
 
 OPTIONS = {"background": False, "compression": None}
 
