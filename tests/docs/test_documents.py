@@ -80,7 +80,8 @@ def test_the_examples_of_testing_are_a_test_module_that_passes(tmp_path):
     # On a busy machine hypothesis would otherwise complain of the time that drawing takes.
     (tmp_path / "conftest.py").write_text(
         "from hypothesis import HealthCheck, settings\n"
-        "settings.register_profile('busy', suppress_health_check=list(HealthCheck), deadline=None)\n"
+        "checks = list(HealthCheck)\n"
+        "settings.register_profile('busy', suppress_health_check=checks, deadline=None)\n"
         "settings.load_profile('busy')\n"
     )
     done = subprocess.run(
