@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from random import Random
 
@@ -420,3 +421,33 @@ def test_damage_below_the_log_start_offset_is_no_loss(disk: MemoryDisk) -> None:
     again = Log(MemoryDisk.of(contents), "a", CONFIG)
     assert again.recovery.lost == ()
     assert values(again) == [b"new"] * 3
+
+
+@pytest.mark.parametrize("value_bytes", [20, 700])
+def test_what_was_refused_does_not_come_back_behind_what_was_acknowledged(value_bytes: int) -> None:
+    config = LogConfig.of({"background": False, "segment_size": 4096, "batch_size": 1024})
+    survivors = set()
+    for failing_write in range(1, 12):
+        memory = MemoryDisk()
+        disk = FaultyDisk(memory)
+        log = Log(disk, "a", config)
+        known = [b"0"]
+        log.append(known[0], durability="durable")
+        disk.faults = [Fault("write", disk.counts["write"] + failing_write, errno.EIO)]
+        with suppress(StorageError):
+            log.append_many([b"refused %d" % n + bytes(700) for n in range(60)])
+        if not disk.failures:
+            break
+        for number in range(12):
+            value = b"%d" % number + bytes(value_bytes)
+            known.append(value)
+            log.append(value)
+            if number % 3 == 0:
+                log.sync()
+            unsynced = memory.unsynced()
+            for seed in range(8):
+                with Log(unsynced.sample(Random(seed)), "a", config) as after:
+                    found = list(after.values())
+                    assert found == known[: len(found)]
+                    survivors.add(len(found))
+    assert len(survivors) > 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ from segstore.format.fileheader import KIND_SEGMENT, FileHeader, log_tag
 from segstore.format.frame import EncodedFrame
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.keys import key_filter_of, read_again
-from segstore.segment.writer import SegmentWriter
+from segstore.segment.state import Mark
+from segstore.segment.writer import SegmentBrokenError, SegmentWriter
 
 
 class SegmentManager:
@@ -114,13 +116,25 @@ class SegmentManager:
                 writer.write(waiting[:count], append_time)
                 del waiting[:count]
         except OSError:
-            for new in reversed(created):
-                new.discard()
-            if self.active.state.mark() != mark:
-                self.active.cut_back(mark)
+            self._undo(created, mark)
             raise
         for new in created:
             self._roll_into(new)
+
+    def _undo(self, created: Sequence[SegmentWriter], mark: Mark) -> None:
+        """Take back what was written since `mark`, durably.
+
+        Else a power cut could bring refused records back, behind those that came after them.
+        """
+        try:
+            for new in reversed(created):
+                new.discard()
+            if created:
+                self._disk.sync_directory()
+            if self.active.state.mark() != mark:
+                self.active.cut_back(mark)
+        except OSError as error:
+            raise SegmentBrokenError(error.errno or errno.EIO, str(error)) from error
 
     def roll(self) -> bool:
         """Start a new segment, unless the active one is empty; True if it did.

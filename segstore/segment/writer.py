@@ -196,6 +196,8 @@ class SegmentWriter:
     def _truncate(self, size_bytes: int) -> None:
         try:
             self._file.truncate(size_bytes)
+            # Else a power cut could bring refused records back, behind those that came after them.
+            self._file.sync()
         except OSError as error:
             raise SegmentBrokenError(error.errno or errno.EIO, str(error)) from error
 
