@@ -31,6 +31,7 @@ class SyncTurn:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._is_taken = False
+        self._owner = 0  # the thread that has it
         self._waiting: list[_Waiter] = []
         self._reached = 0
         self._expected_count = 1
@@ -40,9 +41,13 @@ class SyncTurn:
 
         Whoever has it calls `pass_on`, whatever happens.
         """
+        thread = threading.get_ident()
         with self._mutex:
-            waiter = _Waiter(target) if self._is_taken else None
+            # Whoever has it already was interrupted before it could pass it on.
+            is_free = not self._is_taken or self._owner == thread
+            waiter = None if is_free else _Waiter(target)
             if waiter is None:
+                self._owner = thread
                 self._is_taken = True
             else:
                 self._waiting.append(waiter)
@@ -54,6 +59,7 @@ class SyncTurn:
                 raise
             if not waiter.has_turn:
                 return False
+            self._owner = thread
         self._gather()
         return True
 

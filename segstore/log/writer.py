@@ -105,7 +105,7 @@ class LogWriter:
         self.buffer.durable_offset = durable_offset
         self.buffer.append_time = clock.now()
         self.buffer.is_open = True
-        self._exclusive = _Exclusive(self)
+        self._gate = _Gate(self)
         self.wake: Callable[[], None] = _nobody
 
     @property
@@ -169,7 +169,7 @@ class LogWriter:
         if timestamp is not None:
             check_timestamp(timestamp)
         level = self._level(durability)
-        with self._exclusive:
+        with self._append_lock, self._gate:
             at = time.time_ns() if timestamp is None else timestamp
             base_offset = self.buffer.next_offset
             frame = self._frame(base_offset, [value], at, None if key is None else [key])
@@ -201,7 +201,7 @@ class LogWriter:
         level = self._level(durability)
         if not plain:
             return range(self.end_offset, self.end_offset)
-        with self._exclusive:
+        with self._append_lock, self._gate:
             at: int | Sequence[int] = time.time_ns() if timestamps is None else timestamps
             base_offset = self.buffer.next_offset
             frames = self._frames(base_offset, plain, at, plain_keys, ends)
@@ -217,7 +217,7 @@ class LogWriter:
         """
         if not staged.values:
             return
-        with self._exclusive:
+        with self._append_lock, self._gate:
             has_keys = staged.keys.count(None) < len(staged.keys)
             frames = self._frames(
                 self._written_end,
@@ -234,7 +234,7 @@ class LogWriter:
         Raises:
             StorageError: it can't be written; it stays in the tail.
         """
-        with self._exclusive:
+        with self._append_lock, self._gate:
             self._drain()
             return self._written_end
 
@@ -269,7 +269,7 @@ class LogWriter:
         Raises:
             StorageError: it can't be created.
         """
-        with self._exclusive:
+        with self._append_lock, self._gate:
             self._drain()
             try:
                 return self.manager.roll()
@@ -311,7 +311,7 @@ class LogWriter:
         Raises:
             SegstoreError: the log can't be written to any more.
         """
-        with self._device_lock, self._exclusive:
+        with self._device_lock, self._append_lock, self._gate:
             yield
 
     def epoch(self) -> bytes:
@@ -345,8 +345,15 @@ class LogWriter:
         if self._is_foreign() or isinstance(self._failure, LogClosedError):
             return
         try:
-            self._check_failure()
-            self.sync(with_index=True)
+            with self._append_lock:
+                is_interrupted = self._gate.is_entered
+            if is_interrupted:  # what is known here may be wrong; the files are right
+                with self._device_lock:
+                    for writer in self.manager.writers():
+                        writer.sync()
+            else:
+                self._check_failure()
+                self.sync(with_index=True)
             if self._tail is not None:
                 self._tail.sync()
         except OSError as error:
@@ -446,7 +453,7 @@ class LogWriter:
 
     def _sync(self, *, with_index: bool) -> None:
         """Drain, then sync outside the append lock; the device lock is held."""
-        with self._exclusive:
+        with self._append_lock, self._gate:
             self._drain()
             target = self._written_end
             writers = self.manager.writers()
@@ -573,31 +580,42 @@ def _foreign() -> LogClosedError:
     )
 
 
-class _Exclusive:
-    """``with`` this, nobody else gives out offsets or writes; a generator would cost more."""
+class _Gate:
+    """Shut in front of the plain append, which may not look at the lock (the kernel's).
+
+    ``with lock, gate``: nobody else gives out offsets or writes. The lock is taken by `with`
+    itself: an interrupt can come between any two steps in Python, and nobody would let go of it.
+    """
 
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
+        self.is_entered = False
 
     def __enter__(self) -> None:
         writer = self._writer
         writer._check_failure()
-        writer._append_lock.acquire()
-        buffer = writer.buffer
-        buffer.is_open = False  # the plain append may not look at the lock (the kernel's)
-        try:
+        if self.is_entered:
+            writer.fail(_interrupted())
             writer._check_failure()
-            # Of whatever is written now. A record from the tail so gets the time of its drain:
-            # never one before its append, which after an idle day would make it a day old.
-            buffer.append_time = writer._clock.now()
-        except BaseException:
-            self.__exit__()
-            raise
+        buffer = writer.buffer
+        buffer.is_open = False
+        # Of whatever is written now. A record from the tail so gets the time of its drain:
+        # never one before its append, which after an idle day would make it a day old.
+        buffer.append_time = writer._clock.now()
+        self.is_entered = True
 
-    def __exit__(self, *_: object) -> None:
-        writer = self._writer
-        writer.buffer.is_open = writer._failure is None
-        writer._append_lock.release()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.is_entered = False
+            self._writer.buffer.is_open = self._writer._failure is None
+
+
+def _interrupted() -> StorageError:
+    return StorageError(
+        errno.EINTR,
+        "an append or a sync was interrupted halfway (by Ctrl-C, for one); what was acknowledged "
+        "is safe. Close the log and open it again",
+    )
 
 
 def cut_batch(ends: Sequence[int], size_bytes: int) -> list[tuple[int, int]]:

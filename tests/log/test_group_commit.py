@@ -88,7 +88,9 @@ def test_after_a_sync_that_failed_everybody_gets_a_turn_to_find_out() -> None:
 @pytest.mark.parametrize("has_turn", [False, True])
 def test_a_thread_that_is_interrupted_while_it_waits_is_not_waited_for(has_turn: bool) -> None:
     turn = SyncTurn()
-    assert turn.take(1)
+    other = threading.Thread(target=turn.take, args=(1,))
+    other.start()
+    other.join()
     real = threading.Lock
 
     class Interrupted:
@@ -117,3 +119,14 @@ def test_a_thread_that_is_interrupted_while_it_waits_is_not_waited_for(has_turn:
         assert turn._waiting == []
         turn.pass_on(1)
     assert turn.take(3)
+
+
+def test_a_thread_that_was_interrupted_before_it_could_pass_on_may_take_its_turn_again() -> None:
+    turn = SyncTurn()
+    assert turn.take(1)
+    assert turn.take(2)
+    turn.pass_on(2)
+    other = threading.Thread(target=lambda: turn.take(3) and turn.pass_on(3))
+    other.start()
+    other.join(10)
+    assert not other.is_alive()
