@@ -172,13 +172,15 @@ class SegmentManager:
         """
         count = 0
         while self._rolled:
-            self.seal(self._rolled[0])
+            writer = self._rolled[0]
+            self.seal(writer)
             del self._rolled[0]
+            writer.close()  # and not before, as a sync covers every writer that is listed
             count += 1
         return count
 
     def seal(self, writer: SegmentWriter) -> None:
-        """Seal one segment that is not written to any more.
+        """Seal one segment that is not written to any more; its files stay open.
 
         Raises:
             OSError: as `seal_rolled`.

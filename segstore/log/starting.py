@@ -1,5 +1,6 @@
 """Starting a writer: put right what `opening.find` found, and hand over something to append to."""
 
+import errno
 import os
 from typing import NamedTuple
 
@@ -143,9 +144,9 @@ def truncate(
     except BaseException as error:
         writer.fail(
             StorageError(
-                getattr(error, "errno", None),
+                getattr(error, "errno", errno.EINTR),
                 f"a truncation to offset {end_offset} was committed and could not be carried out "
-                f"({error}); close the log and open it again, which does",
+                f"({error!r}); close the log and open it again, which does",
             )
         )
         raise
@@ -184,6 +185,7 @@ def _take_over(
             writer.state.end_offset = ends[number]
             writer.sync()
             manager.seal(writer)
+            writer.close()
     if not goes_on:
         manager.start(end_offset)
 

@@ -91,6 +91,7 @@ class LogWriter:
         self._sync_turn = SyncTurn()
         self._append_lock = threading.Lock()
         self._failure: SegstoreError | None = None
+        self._is_halfway = False
         self._process_id = os.getpid()
         self._durable_offset = durable_offset
         self._written_end = next_offset
@@ -292,6 +293,9 @@ class LogWriter:
                 return self.manager.seal_rolled()
             except OSError as error:
                 raise self._storage_error(error, "a segment can't be sealed") from error
+            except BaseException:
+                self._fail_halfway()
+                raise
 
     def tick(self) -> None:
         """What the clock asks for: the sync of `sync_interval`, and the roll by age.
@@ -346,8 +350,10 @@ class LogWriter:
             return
         try:
             with self._append_lock:
-                is_interrupted = self._gate.is_entered
-            if is_interrupted:  # what is known here may be wrong; the files are right
+                is_halfway = self._gate.is_entered and self._failure is None
+            if is_halfway:
+                self._fail_halfway()
+            if self._is_halfway:  # what is known here may be wrong; the files are right
                 with self._device_lock:
                     for writer in self.manager.writers():
                         writer.sync()
@@ -556,6 +562,11 @@ class LogWriter:
         )
         return StorageError(error.errno or errno.EIO, f"{what}: {error.strerror}; {advice}")
 
+    def _fail_halfway(self) -> None:
+        self._is_halfway = True
+        with self._append_lock:
+            self.fail(_interrupted())
+
     def _sync_failed(self, error: OSError) -> SyncFailedError:
         failure = SyncFailedError(
             error.errno or errno.EIO,
@@ -595,6 +606,7 @@ class _Gate:
         writer = self._writer
         writer._check_failure()
         if self.is_entered:
+            writer._is_halfway = True
             writer.fail(_interrupted())
             writer._check_failure()
         buffer = writer.buffer

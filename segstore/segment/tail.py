@@ -474,10 +474,11 @@ Columns: TypeAlias = tuple[int, Sequence[bytes], Sequence[int], Sequence[bytes |
 
 
 def decode_columns(frame: bytes, log_tag: int) -> Columns | None:
-    """(base offset, values, timestamps, keys) of a frame; None where it is not intact.
+    """(base offset, values, timestamps, keys) of a frame; None where it is not intact, or not all.
 
-    What the small append stores, and a tail is full of, is checked here, at a tenth of the time
-    that `decode_frame` takes; any other frame is for that to judge.
+    More than all of it is none either: a frame that was replaced by a shorter one while it was
+    copied would hide those behind. What the small append stores, and a tail is full of, is checked
+    here, at a tenth of the time that `decode_frame` takes; any other frame is for that to judge.
 
     Raises:
         UnsupportedFormatError: the frame is intact, and of a later format version.
@@ -495,6 +496,8 @@ def decode_columns(frame: bytes, log_tag: int) -> Columns | None:
             return offset, (value,), (time,), (None,)
     batch = decode_frame(memoryview(frame), 0, log_tag)
     if not isinstance(batch, RecordBatch):
+        return None
+    if batch.header.body_bytes != len(frame) - FRAME_HEADER_BYTES:
         return None
     try:
         return batch.base_offset, batch.values(), batch.timestamps, batch.keys()

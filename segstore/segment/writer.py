@@ -166,7 +166,7 @@ class SegmentWriter:
             self._index_file.sync()
 
     def seal(self, key_filter: KeyFilter | None) -> Stamp:
-        """Put the stamped index in place and sync the names; the files are closed.
+        """Put the stamped index in place and sync the names.
 
         The data has been synced before: a failure there is another matter than one here, which
         costs nothing but the seal.
@@ -179,7 +179,6 @@ class SegmentWriter:
             self._disk, name, self.header, self.state, key_filter, data_bytes=self._file.size()
         )
         self._disk.sync_directory()
-        self.close()
         return stamp
 
     def discard(self) -> None:

@@ -59,6 +59,7 @@ def test_no_flipped_bit_of_a_plain_frame_is_believed(size):
         assert decode_columns(bytes(data), TAG) is None
     assert decode_columns(whole, TAG + 1) is None
     assert decode_columns(whole[:-8], TAG) is None
+    assert decode_columns(whole + bytes(8), TAG) is None
 
 
 def test_all_records_are_read_in_one_pass(decoded):
@@ -119,6 +120,23 @@ def test_a_frame_that_is_being_stored_is_not_there_yet(kept):
     assert reader.offsets() == range(1)
     stored(whole, position=reader.end_position, view=view)
     assert reader.offsets() == range(2)
+
+
+def test_a_round_that_starts_between_a_look_at_a_frame_and_its_copy(monkeypatch):
+    view = stored(frame(0, [b"a long one" * 30]))
+    reader = TailReader(view, TAG)
+    peek = tail_module.peek_header
+
+    def peek_and_restart(*place):
+        claimed = peek(*place)
+        stored(frame(1, [b"short"]), frame(2, [b"next"]), view=view)
+        return claimed
+
+    monkeypatch.setattr(tail_module, "peek_header", peek_and_restart)
+    reader.offsets()
+    monkeypatch.undo()
+    assert reader.offsets() == range(1, 3)
+    assert reader.get(2).values() == [b"next"]
 
 
 def test_a_size_that_reaches_past_the_tail_is_no_frame():
