@@ -16,10 +16,11 @@ GATHER_LOOKS = 20
 class _Waiter:
     """One thread that waits until `target` is durable, or for its turn."""
 
-    __slots__ = ("has_turn", "lock", "target")
+    __slots__ = ("has_turn", "lock", "target", "thread")
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, thread: int) -> None:
         self.target = target
+        self.thread = thread
         self.has_turn = False
         self.lock = threading.Lock()
         self.lock.acquire()
@@ -30,8 +31,7 @@ class SyncTurn:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._is_taken = False
-        self._owner = 0  # the thread that has it
+        self._owner: int | None = None  # the thread that has it
         self._waiting: list[_Waiter] = []
         self._reached = 0
         self._expected_count = 1
@@ -44,11 +44,9 @@ class SyncTurn:
         thread = threading.get_ident()
         with self._mutex:
             # Whoever has it already was interrupted before it could pass it on.
-            is_free = not self._is_taken or self._owner == thread
-            waiter = None if is_free else _Waiter(target)
+            waiter = None if self._owner in (None, thread) else _Waiter(target, thread)
             if waiter is None:
                 self._owner = thread
-                self._is_taken = True
             else:
                 self._waiting.append(waiter)
         if waiter is not None:
@@ -59,7 +57,6 @@ class SyncTurn:
                 raise
             if not waiter.has_turn:
                 return False
-            self._owner = thread
         self._gather()
         return True
 
@@ -68,14 +65,14 @@ class SyncTurn:
         with self._mutex:
             self._reached = reached
             if not self._waiting:
-                self._is_taken = False
+                self._owner = None
                 self._expected_count = 1
                 return
             served = [waiter for waiter in self._waiting if waiter.target <= reached]
             self._waiting = [waiter for waiter in self._waiting if waiter.target > reached]
             self._expected_count = len(served) + 1 + len(self._waiting)
             following = self._waiting.pop(0) if self._waiting else None
-            self._is_taken = following is not None
+            self._owner = None if following is None else following.thread
             if following is not None:
                 following.has_turn = True
         # The served ones first: they may be back with their next record before the next sync.

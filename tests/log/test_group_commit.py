@@ -130,3 +130,28 @@ def test_a_thread_that_was_interrupted_before_it_could_pass_on_may_take_its_turn
     other.start()
     other.join(10)
     assert not other.is_alive()
+
+
+def test_the_turn_is_the_next_ones_from_the_moment_it_is_passed_on() -> None:
+    turn = SyncTurn()
+    assert turn.take(1)
+    took = threading.Event()
+    let_go = threading.Event()
+
+    def wait() -> None:
+        assert turn.take(2)
+        took.set()
+        let_go.wait(10)
+        turn.pass_on(2)
+
+    other = threading.Thread(target=wait)
+    other.start()
+    while not turn._waiting:
+        time.sleep(0.001)
+    turn.pass_on(1)
+    # Before the other has woken up: else whoever passed it on could take it a second time.
+    assert turn._owner == other.ident
+    assert took.wait(10)
+    let_go.set()
+    other.join(10)
+    assert turn._owner is None
