@@ -60,6 +60,7 @@ hand_over(PyObject *module, int function, PyObject *const *args, Py_ssize_t narg
 
 #define CRC_POLYNOMIAL 0x82F63B78u
 #define LANE_BYTES 256
+#define WORD_BYTES 8
 
 typedef uint32_t (*CrcFunction)(uint32_t crc, const unsigned char *data, size_t size);
 
@@ -844,6 +845,14 @@ room_of(const TailBuffer *self)
     return end - self->position;
 }
 
+/* How many zero bytes go behind a frame that ends there: a word, but for the end of the tail. */
+static inline size_t
+zeros_behind(const TailBuffer *self, const unsigned char *end)
+{
+    Py_ssize_t left = self->view.data + self->view.size - end;
+    return (size_t)(left < WORD_BYTES ? left : WORD_BYTES);
+}
+
 typedef uint64_t __attribute__((may_alias)) Word;
 
 /* Whoever looks at the place, in this process or another, sees a valid magic and checksum only
@@ -909,7 +918,8 @@ append_plain(TailBuffer *self, PyObject *value, Py_ssize_t size, Py_ssize_t padd
     unsigned char *value_at = at + sizeof frame;
     memcpy(at + CRC_START, (const char *)&frame + CRC_START, sizeof frame - CRC_START);
     memcpy(value_at, PyBytes_AS_STRING(value), (size_t)size);
-    memset(value_at + size, 0, (size_t)(padded - size));
+    memset(value_at + size, 0,
+           (size_t)(padded - size) + zeros_behind(self, value_at + padded));
     uint64_t crc = crc32c(at + CRC_START, sizeof frame - CRC_START + (size_t)padded);
     publish(at, crc << 32 | FRAME_MAGIC);
     self->position += (Py_ssize_t)sizeof frame + padded;
@@ -1033,6 +1043,7 @@ TailBuffer_store(TailBuffer *self, PyObject *frame)
     }
     unsigned char *at = self->view.data + self->position;
     memcpy(at + CRC_START, (const char *)data.buf + CRC_START, (size_t)(data.len - CRC_START));
+    memset(at + data.len, 0, zeros_behind(self, at + data.len));
     publish(at, load_word(data.buf));
     self->position += data.len;
     PyBuffer_Release(&data);

@@ -15,7 +15,8 @@ then used again from its start.
 
 Rule 1: the file is allocated before it is mapped and never changes its size.
 Rule 2: frames follow one another in the file as their offsets do. What an earlier round left
-        behind has lower offsets, so it can't be taken for new.
+        behind has lower offsets, so it can't be taken for new. A word of zeros behind each
+        frame, stored before the frame counts, says the same of values that hold frames.
 Rule 3: giving offsets out a second time (`truncate`, or recovery after it cut) voids the tail
         first, because rule 2 rests on offsets that only rise.
 Rule 4: a register is one aligned 8-byte store, and what it says is true whenever it says it:
@@ -68,6 +69,7 @@ _OFFSETS_BYTES = 8
 _OVERHEAD_BYTES = FRAME_HEADER_BYTES + _OFFSETS_BYTES
 assert _PREFIX.size + _SMALL.size == _OVERHEAD_BYTES
 _ZEROS = tuple(bytes(n) for n in range(8))
+_ZERO_WORD = bytes(ALIGNMENT_BYTES)
 
 
 class Register:
@@ -292,8 +294,7 @@ class PythonTailBuffer:
                         + value
                         + _ZEROS[pad]
                     )
-                    self._view[position:end] = _PREFIX.pack(FRAME_MAGIC, crc32c(body)) + body
-                    self.position = end
+                    self._put(_PREFIX.pack(FRAME_MAGIC, crc32c(body)) + body, end)
                     self.values.append(value)
                     self._timestamps.append(now)
                     self.next_offset = offset + 1
@@ -308,8 +309,13 @@ class PythonTailBuffer:
 
     def store(self, frame: Buffer) -> None:
         """Put a frame behind the last; whoever calls stages its records and counts them."""
-        end = self.position + len(frame)
-        self._view[self.position : end] = frame
+        self._put(frame, self.position + len(frame))
+
+    def _put(self, frame: Buffer, end: int) -> None:
+        view = self._view
+        if end < len(view):
+            view[end : end + ALIGNMENT_BYTES] = _ZERO_WORD
+        view[self.position : end] = frame
         self.position = end
 
     def stage(self, values: list[bytes], timestamps: list[int]) -> None:

@@ -78,6 +78,8 @@ class Rig:
             found.append((batch.values(), header._replace(crc=0, min_timestamp=0, max_timestamp=0)))
             at += len(again)
         assert not any(self.memory[:FRAMES_POSITION])
+        if found:
+            assert not any(self.memory[at : at + 8])
         return found
 
     def state(self):
