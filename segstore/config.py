@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from segstore.errors import ConfigError
 from segstore.format.frame import BODY_BYTES_MAX
+from segstore.format.index import ENTRIES_BYTES_MAX, ENTRY_BYTES
 from segstore.segment.writer import SEGMENT_BYTES_MAX
 
 Durability = Literal["written", "durable"]
@@ -101,6 +102,13 @@ class LogConfig(NamedTuple):
             raise ConfigError(
                 f"batch_size ({config.batch_size} bytes) is over segment_size "
                 f"({config.segment_size} bytes); a segment has to hold a batch"
+            )
+        entries_bytes = config.segment_size // config.index_interval * ENTRY_BYTES
+        if entries_bytes > ENTRIES_BYTES_MAX:
+            raise ConfigError(
+                f"index_interval ({config.index_interval} bytes) makes an index of {entries_bytes} "
+                f"bytes for a segment of {config.segment_size}, and {ENTRIES_BYTES_MAX} is the "
+                f"most; raise index_interval or lower segment_size"
             )
         if config.retention_hard_size is not None and not config.retention_waits_for_consumers:
             raise ConfigError(

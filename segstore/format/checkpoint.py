@@ -27,11 +27,14 @@ _CRC_START = 4
 assert _SLOT.size == SLOT_BYTES
 
 
+SEQUENCE_MAX = 2**63 - 1
+
+
 class Checkpoint(NamedTuple):
     """What a slot holds.
 
     Attributes:
-        sequence: rises by one with every write.
+        sequence: rises by one with every write, to `SEQUENCE_MAX` at most.
         value: the offset: the log start offset, or a consumer's committed offset.
         time: when it was written, in ns since the epoch; information only.
         lost_count: how many records a consumer lost to retention in all.
@@ -62,7 +65,8 @@ def decode_slots(data: Buffer) -> Checkpoint | None:
         if len(raw) == SLOT_BYTES:
             crc, _, *fields = _SLOT.unpack(raw)
             checkpoint = Checkpoint._make(fields)
-            is_possible = checkpoint.sequence > 0 and checkpoint.value <= OFFSET_MAX
+            is_possible = 0 < checkpoint.sequence <= SEQUENCE_MAX
+            is_possible &= checkpoint.value <= OFFSET_MAX
             if is_possible and crc == crc32c(raw[_CRC_START:]):
                 found.append(checkpoint)
     return max(found, default=None)

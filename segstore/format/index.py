@@ -33,6 +33,11 @@ STAMP_BYTES = 128
 ENTRIES_POSITION = FILE_HEADER_BYTES + STAMP_BYTES
 ENTRY_BYTES = 16
 
+# More than the index of any segment may be: a file that only asks for memory is not read.
+INDEX_BYTES_MAX = 1 << 28
+# What of that may be entries; the rest is for the key filter.
+ENTRIES_BYTES_MAX = INDEX_BYTES_MAX // 2
+
 # Do not change: these bits are on disk.
 SEALED = 1 << 0
 LZ4 = 1 << 1

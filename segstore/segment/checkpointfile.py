@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 from segstore.disk import Disk, File, LockHeldError, open_anew
 from segstore.format.checkpoint import (
     CHECKPOINT_BYTES,
+    SEQUENCE_MAX,
     SLOT_BYTES,
     Checkpoint,
     decode_slots,
@@ -135,6 +138,8 @@ class CheckpointFile:
             OSError: it can't be written or synced.
         """
         current = self.current
+        if current.sequence == SEQUENCE_MAX:  # which no count of writes reaches: somebody forged it
+            raise OSError(errno.EOVERFLOW, "the checkpoint is damaged; delete it", self._file.name)
         lost = current.lost_count if lost_count is None else lost_count
         following = Checkpoint(current.sequence + 1, value, time, lost)
         self._file.write([encode_slot(following)], slot_position(following.sequence))

@@ -10,6 +10,7 @@ from segstore.format.frame import RecordBatch, decode_frame, peek_header
 from segstore.format.index import (
     ENTRIES_POSITION,
     ENTRY_BYTES,
+    INDEX_BYTES_MAX,
     LZ4,
     OffsetIndex,
     Stamp,
@@ -243,9 +244,6 @@ GROWTH_BYTES = 128 * 1024
 
 # A span between two index entries that is longer than this is read frame by frame.
 SPAN_BYTES_MAX = 1 << 20
-
-# More than any segment's index can be: a file that only asks for memory is not read.
-INDEX_BYTES_MAX = 1 << 28
 
 
 class Loaded(NamedTuple):

@@ -62,6 +62,7 @@ def test_what_is_no_age_is_refused(text):
         {"segment_age": "nan"},
         {"segment_age": float("inf")},
         {"index_interval": 1},
+        {"index_interval": 64, "segment_size": "2GiB"},
         {"durability": "always"},
         {"sync_interval": 0},
         {"batch_size": 0},

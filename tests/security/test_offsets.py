@@ -75,3 +75,23 @@ def test_an_impossible_offset_is_not_believed(
             if forge is _forge_checkpoints:
                 with pytest.raises(segstore.CorruptionError, match="one"):
                     log.consumer("one")
+
+
+@pytest.mark.parametrize("sequence", [2**63 - 1, 2**63, 2**64 - 1])
+def test_a_checkpoint_whose_sequence_can_not_go_on(log_path: str, sequence: int) -> None:
+    name = Path(log_path, "one.consumer")
+    data = bytearray(name.read_bytes())
+    data[1024:1536] = data[512:1024]
+    for at in (512, 1024):
+        data[at + 8 : at + 16] = sequence.to_bytes(8, "little")
+        data[at : at + 4] = crc32c(bytes(data[at + 4 : at + 512])).to_bytes(4, "little")
+    name.write_bytes(data)
+    with segstore.open(log_path, background=False) as log:
+        if sequence >= 2**63:
+            with pytest.raises(segstore.CorruptionError, match="one"):
+                log.consumer("one")
+            return
+        with log.consumer("one") as consumer:
+            consumer.seek(7)
+            with pytest.raises(segstore.StorageError, match="delete"):
+                consumer.commit()
