@@ -44,19 +44,30 @@ class Follower(Iterator[Record]):
         self._timeout_s = timeout_s
         self._errors = errors
         self._on_lost = on_lost
-        self._batch: Iterator[Record] = iter(())
+        # The run of records that is being given, and where it ends.
+        self._run: Iterator[Record] = iter(())
+        self._run_end = position
         self._epoch = reader.view.epoch()
 
     def __next__(self) -> Record:
         while True:
-            record = next(self._batch, None)
+            try:
+                record = next(self._run, None)
+            except BaseException as error:
+                self._run_end = self.position  # nothing behind it was skipped
+                if self._on_lost == "raise" or not isinstance(error, OffsetOutOfRangeError):
+                    raise
+                record = None  # retention was faster, as the next run sees
             if record is not None:
                 self.lost_count += record.offset - self.position
                 self.position = record.offset + 1
                 return record
+            # What was skipped at the end of the run has no record that would say so.
+            self.lost_count += max(0, self._run_end - self.position)
+            self.position = max(self.position, self._run_end)
             if not self._bell.wait(self._has_more, self._timeout_s):
                 raise StopIteration
-            self._batch = self._read_on()
+            self._start_run()
 
     @property
     def is_caught_up(self) -> bool:
@@ -72,7 +83,7 @@ class Follower(Iterator[Record]):
         view = self._reader.view
         return view.epoch() != self._epoch and view.end_offset() < self.position
 
-    def _read_on(self) -> Iterator[Record]:
+    def _start_run(self) -> None:
         view = self._reader.view
         start = view.start_offset()
         if self._is_ahead():
@@ -88,16 +99,7 @@ class Follower(Iterator[Record]):
             self.lost_count += start - self.position
             self.position = start
         offsets = range(self.position, view.end_offset())
-        return self._guarded(self._reader.records(offsets, self._errors), offsets.stop)
-
-    def _guarded(self, records: Iterator[Record], stop: int) -> Iterator[Record]:
-        """The records; retention that overtakes them ends the run, and the next one sees it."""
-        try:
-            yield from records
-        except OffsetOutOfRangeError:
-            if self._on_lost == "raise":
-                raise
-            return
-        # What was skipped at the end of the run has no record that would say so.
-        self.lost_count += max(0, stop - self.position)
-        self.position = max(self.position, stop)
+        # No generator of our own around it: that and this would hold each other, and the files of a
+        # closed log stay open until the collector comes by.
+        self._run = self._reader.records(offsets, self._errors)
+        self._run_end = offsets.stop

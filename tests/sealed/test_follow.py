@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,3 +196,49 @@ def test_a_follower_outlives_a_killed_writer(path: str) -> None:
     os.kill(writers[-1].pid, signal.SIGKILL)
     writers[-1].communicate()
     assert got == [b"%d" % n for n in range(300)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc")
+def test_a_follower_that_is_left_behind_holds_no_file_of_a_closed_log(path: str) -> None:
+    with segstore.open(path, background=False) as log:
+        log.append_many([b"value"] * 100)
+    before = os.listdir("/proc/self/fd")
+    gc.disable()
+    try:
+        for _ in range(5):
+            with segstore.open(path, "r") as log:
+                follower = log.follow("start")
+                assert next(follower).offset == 0
+            del follower
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+    finally:
+        gc.enable()
+
+
+def test_lost_records_are_counted_once_after_an_error(path: str) -> None:
+    with segstore.open(path, background=False, batch_size=64) as log:
+        for number in range(40):
+            log.append_many([b"%d" % number * 10] * 2)
+        log.roll()
+        log.append_many([b"end"] * 10)
+        log.sync()
+        name = next(Path(path).glob("*.log"))
+        data = bytearray(name.read_bytes())
+        data[len(data) // 2] ^= 1
+        name.write_bytes(data)
+        follower = log.follow("start", timeout=0)
+        seen = []
+        with pytest.raises(segstore.CorruptionError) as caught:
+            seen.extend(record.offset for record in iter(follower.__next__, None))
+        lost = caught.value.offsets
+        assert follower.position == lost.start
+        assert follower.lost_count == 0
+        with pytest.raises(segstore.CorruptionError):  # and again, until it is told to go on
+            next(follower)
+        assert follower.position == lost.start
+        follower.position = lost.stop
+        assert [record.offset for record in follower] == list(range(lost.stop, 90))
+        assert follower.lost_count == 0
+        skipping = log.follow("start", timeout=0, errors="skip")
+        assert len(list(skipping)) == 90 - len(lost)
+        assert skipping.lost_count == len(lost)

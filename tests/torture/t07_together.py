@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 
 import segstore
 from tests.torture.campaign import BrokenError, Run
@@ -19,7 +20,8 @@ PRODUCERS = 8
 READERS = 4
 # The caches fill at first; from there on nothing may grow by more than this.
 WARM_UP_SHARE = 0.3
-DESCRIPTORS_GROWTH_MAX = 24
+DESCRIPTORS_GROWTH_MAX = 8
+LOOKS = 10
 MEMORY_GROWTH_MAX = 96 << 20
 
 # A reader follows, reads at random and opens again, and says how many records it saw. Each record
@@ -115,10 +117,14 @@ def _run_in(run: Run, path: str, seconds: float) -> None:
 def _watch(run: Run, seconds: float, failed: list[BaseException]) -> None:
     started = time.monotonic()
     base: tuple[int, int] | None = None
+    # Of the last looks the lowest: segments that wait for their seal take three descriptors each,
+    # and how many wait rises and falls.
+    counts: deque[int] = deque(maxlen=LOOKS)
     while (elapsed := time.monotonic() - started) < seconds and not failed:
         time.sleep(0.2)
-        now = _descriptor_count(), _memory_bytes()
-        if elapsed < seconds * WARM_UP_SHARE:
+        counts.append(_descriptor_count())
+        now = min(counts), _memory_bytes()
+        if elapsed < seconds * WARM_UP_SHARE or len(counts) < LOOKS:
             continue
         base = base or now
         if now[0] - base[0] > DESCRIPTORS_GROWTH_MAX:
