@@ -47,7 +47,10 @@ def verify(view: LogView) -> VerifyReport:
         segment, reader = opened
         path = os.path.join(view.disk.path, segment.data_name)
         if segment.stamp is None and (segment.is_compressed or end is not None):
-            notes.append(f"{segment.index_name} is missing or damaged; it can be made anew")
+            notes.append(
+                f"{segment.index_name} is not sealed yet, missing or damaged; the writer, or the "
+                f"next to open the log, makes it"
+            )
         expected = segment.base_offset
         for event in reader.events_unindexed():
             if isinstance(event, Damage):
