@@ -451,3 +451,40 @@ def test_what_was_refused_does_not_come_back_behind_what_was_acknowledged(value_
                     assert found == known[: len(found)]
                     survivors.add(len(found))
     assert len(survivors) > 3
+
+
+@pytest.mark.parametrize("name", ["maintain", "truncate"])
+def test_a_power_cut_while_a_killed_step_is_finished(disk: MemoryDisk, name: str) -> None:
+    """The next opening can't know which renames of the killed process reached the device."""
+    log = Log(disk, "a", CONFIG)
+    for number in range(20):
+        log.append(b"%d" % number)
+        if number % 5 == 4:
+            log.roll()
+    log.sync()
+    killed: list[MemoryDisk] = []
+    if name == "truncate":
+        log.maintain()
+    disk.watch = lambda disk, _: killed.append(disk.after_kill())
+    if name == "maintain":
+        log.maintain()
+    else:
+        log.truncate(7)
+    disk.watch = None
+
+    known = [b"%d" % number for number in range(20)]
+    cuts: list[MemoryDisk] = []
+    for after in killed:
+        after.watch = lambda disk, _: cuts.extend(
+            disk.unsynced().sample(Random(seed)) for seed in range(3)
+        )
+        Log(after, "a", CONFIG).close()
+        after.watch = None
+    distinct = {tuple(sorted(files(cut).items())): cut for cut in cuts}
+    assert len(distinct) > 50
+    for cut in distinct.values():
+        log = Log(cut, "a", CONFIG)
+        assert log.recovery is not None
+        assert log.recovery.lost == ()
+        assert values(log) in ([known] if name == "maintain" else [known, known[:8]])
+        log.close()

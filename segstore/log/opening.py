@@ -246,9 +246,12 @@ def clear(disk: Disk, found: Found) -> list[str]:
     """
     removed = [*found.leftovers, *found.unborn]
     gone = [name for name in removed if disk.size_of(name) is not None]
-    for name in gone:
-        disk.unlink(name)
     if gone:
+        # What took their place may have its name by a rename that no sync has covered yet, and a
+        # power cut could keep the removal and undo that.
+        disk.sync_directory()
+        for name in gone:
+            disk.unlink(name)
         disk.sync_directory()
     return gone
 

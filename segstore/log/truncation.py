@@ -73,6 +73,7 @@ def finish_truncation(disk: Disk, tail: Tail | None) -> bool:
         return False
     end_offset, log_id = checkpoint.current.value, checkpoint.log_id
     checkpoint.close()
+    disk.sync_directory()  # the process that committed may have died before it did
     segments = list_segments(disk).catalog.segments
     for segment in reversed(segments):
         if segment.base_offset >= end_offset:

@@ -143,10 +143,10 @@ class Workload:
         if self.random.random() < 0.7:  # mostly a little
             before = min(before, expected.start + 10)
         expected.start_max = max(expected.start_max, before)
-        self.log.trim(before)
+        with self._start_moves():
+            self.log.trim(before)
         # It syncs up to there, and the start is durable.
         expected.durable = max(expected.durable, before)
-        expected.start = max(expected.start, before)
 
     def truncate(self) -> None:
         if self.random.random() < 0.5:
@@ -172,8 +172,11 @@ class Workload:
     def _start_moves(self) -> Iterator[None]:
         if any((self.config.retention_size, self.config.retention_records)):
             self.expected.start_max = len(self.expected.records)
-        yield
-        self.expected.start = max(self.expected.start, self.log.start_offset)
+        try:
+            yield
+        finally:  # a sweep that fails may have moved the start before
+            if not self.log._is_closed:
+                self.expected.start = max(self.expected.start, self.log.start_offset)
 
     def reopen(self) -> None:
         target = len(self.expected.records)
