@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # what type checkers go by; `_HOMES` says the same to a runni
         SyncFailedError,
         UnsupportedFormatError,
     )
-    from segstore.format.frame import Record, RecordBatch
+    from segstore.format.batch import Record, RecordBatch
     from segstore.log.consumer import Consumer, ConsumerInfo
     from segstore.log.follow import Follower
     from segstore.log.log import Log
@@ -89,7 +89,7 @@ _HOMES = {
         "LogNotFoundError OffsetOutOfRangeError ReadOnlyError RecordTooLargeError SegstoreError "
         "StorageError SyncFailedError UnsupportedFormatError"
     ),
-    "segstore.format.frame": "Record RecordBatch",
+    "segstore.format.batch": "Record RecordBatch",
     "segstore.log.consumer": "Consumer ConsumerInfo",
     "segstore.log.follow": "Follower",
     "segstore.log.log": "Log open",

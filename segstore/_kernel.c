@@ -1,7 +1,7 @@
 /* The loops that decide what a record costs, a second time, in C.
 
-   The specification is Python: segstore/format/columns.py (all functions) and
-   segstore/segment/tail.py (TailBuffer). What stands here gives the same
+   The specification is Python: segstore/format/columns.py and segstore/format/pointread.py (the
+   functions) and segstore/segment/tail.py (TailBuffer). What stands here gives the same
    results and the same errors, and nothing on disk depends on which of the two ran.
 
    Rule 1: a function here answers only what it has proven plain and well formed. Anything else
@@ -32,9 +32,9 @@
 #error "the kernel stores numbers as they are in memory, and the format is little-endian"
 #endif
 
-enum { JOIN_BODY, JOIN_COLUMN, MAKE_RECORDS, MEASURE, SPLIT_COLUMN, FUNCTION_COUNT };
-static const char *const function_names[] = {"join_body", "join_column", "make_records", "measure",
-                                             "split_column"};
+enum { FIND_RECORD, JOIN_BODY, JOIN_COLUMN, MAKE_RECORDS, MEASURE, SPLIT_COLUMN, FUNCTION_COUNT };
+static const char *const function_names[] = {"find_record",  "join_body", "join_column",
+                                             "make_records", "measure",   "split_column"};
 
 typedef struct {
     PyObject *specification[FUNCTION_COUNT];
@@ -296,31 +296,38 @@ PyDoc_STRVAR(measure_doc, "measure($module, values, /)\n--\n\n"
 static PyObject *
 measure(PyObject *module, PyObject *values)
 {
-    if (!PyList_CheckExact(values) || PyList_GET_SIZE(values) == 0) {
+    if (!PyList_CheckExact(values)) {
         return hand_over(module, MEASURE, &values, 1);
     }
     Py_ssize_t count = PyList_GET_SIZE(values);
-    PyObject *ends = PyBytes_FromStringAndSize(NULL, 8 * count);
-    if (ends == NULL) {
-        return NULL;
+    PyObject *ends = PyBytes_FromStringAndSize(NULL, 8 * (count + 1));
+    PyObject *copy = PyList_New(count);
+    /* The list may have run the collector, which may run anything. */
+    if (ends == NULL || copy == NULL || PyList_GET_SIZE(values) != count) {
+        Py_XDECREF(ends);
+        Py_XDECREF(copy);
+        return PyErr_Occurred() ? NULL : hand_over(module, MEASURE, &values, 1);
     }
     char *at = PyBytes_AS_STRING(ends);
     int64_t end = 0;
+    memcpy(at, &end, 8);
     for (Py_ssize_t i = 0; i < count; i++) {
         if (i + PREFETCH_COUNT < count) {
             const char *later = (const char *)PyList_GET_ITEM(values, i + PREFETCH_COUNT);
-            __builtin_prefetch(later);
+            __builtin_prefetch(later, 1);
             __builtin_prefetch(later + 64);
         }
         PyObject *value = PyList_GET_ITEM(values, i);
         if (!PyBytes_CheckExact(value)) {
             Py_DECREF(ends);
+            Py_DECREF(copy);
             Py_RETURN_NONE;
         }
-        end += PyBytes_GET_SIZE(value) + 4;
-        memcpy(at + 8 * i, &end, 8);
+        PyList_SET_ITEM(copy, i, Py_NewRef(value));
+        end += PyBytes_GET_SIZE(value);
+        memcpy(at + 8 * (i + 1), &end, 8);
     }
-    return as_numbers(ends);
+    return Py_BuildValue("NN", copy, as_numbers(ends));
 }
 
 /* The timestamps column as it is passed: one number, a list of them, or int64 in a buffer. */
@@ -416,11 +423,32 @@ pad(char *at, Py_ssize_t size)
     return at + zeros;
 }
 
-/* The body of a frame without keys; NULL without an exception where anything is not plain. No
-   allocation here runs the collector (bytes are not tracked), so the lists stay as they are. */
+/* A frame of several records and more value bytes than this has a check for each so many. */
+#define BLOCK_BYTES 4096
+_Static_assert(BLOCK_BYTES % WORD_BYTES == 0, "the CRC here takes whole words");
+
+/* The checks of all blocks of values. */
+static void
+store_checks(char *at, const char *values, Py_ssize_t size)
+{
+    uint32_t crc = ~0u;
+    while (size > 0) {
+        Py_ssize_t block = size < BLOCK_BYTES ? size : BLOCK_BYTES;
+        crc = crc_words(crc, (const unsigned char *)values, (size_t)block);
+        uint32_t check = ~crc;
+        memcpy(at, &check, 4);
+        at += 4;
+        values += block;
+        size -= block;
+    }
+}
+
+/* The body of a frame without keys, and how much of it the CRC of the frame covers; NULL without an
+   exception where anything is not plain. No allocation here runs the collector (bytes are not
+   tracked), so the lists stay as they are. */
 static PyObject *
 join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *times,
-             bool has_times)
+             bool has_times, Py_ssize_t *covered)
 {
     int64_t size = 0;
     for (Py_ssize_t i = start; i < stop; i++) {
@@ -431,14 +459,19 @@ join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *t
         size += PyBytes_GET_SIZE(value);
     }
     Py_ssize_t count = stop - start;
-    int64_t offsets_size = 4 * (count + 1);
-    int64_t times_size = has_times ? 8 * count : 0;
-    PyObject *body = PyBytes_FromStringAndSize(
-        NULL, offsets_size + (-offsets_size & 7) + times_size + size + (-size & 7));
+    Py_ssize_t offsets_size = 4 * (count + 1);
+    Py_ssize_t times_size = has_times ? 8 * count : 0;
+    Py_ssize_t values_size = (size + 7) & ~(Py_ssize_t)7;
+    Py_ssize_t blocks = (values_size + BLOCK_BYTES - 1) / BLOCK_BYTES;
+    Py_ssize_t checks_size = count > 1 && blocks > 1 ? 4 * blocks : 0;
+    Py_ssize_t head_size =
+        offsets_size + (-offsets_size & 7) + times_size + checks_size + (-checks_size & 7);
+    PyObject *body = PyBytes_FromStringAndSize(NULL, head_size + values_size);
     if (body == NULL) {
         return NULL;
     }
     char *offset_at = PyBytes_AS_STRING(body);
+    char *values_at = offset_at + head_size;
     char *at = pad(offset_at + offsets_size, offsets_size);
     for (Py_ssize_t i = start; i < (has_times ? stop : start); i++) {
         int64_t time = times->list == NULL ? stored_time(times, i)
@@ -446,8 +479,11 @@ join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *t
         memcpy(at, &time, 8);
         at += 8;
     }
+    char *checks_at = at;
+    pad(checks_at + checks_size, checks_size);
     int32_t end = 0;
     memcpy(offset_at, &end, 4);
+    at = values_at;
     for (Py_ssize_t i = start; i < stop; i++) {
         PyObject *value = PyList_GET_ITEM(values, i);
         Py_ssize_t value_size = PyBytes_GET_SIZE(value);
@@ -458,39 +494,44 @@ join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *t
         memcpy(offset_at, &end, 4);
     }
     pad(at, end);
+    if (checks_size) {
+        store_checks(checks_at, values_at, values_size);
+    }
+    *covered = checks_size ? head_size : head_size + values_size;
     return body;
 }
 
-PyDoc_STRVAR(join_body_doc, "join_body($module, values, start, stop, timestamps, /)\n--\n\n"
-                            "As segstore.format.columns.join_body.");
+PyDoc_STRVAR(join_body_doc, "join_body($module, values, ends, start, stop, timestamps, /)\n--\n\n"
+                            "As segstore.format.columns.join_body; `ends` is not needed.");
 
 static PyObject *
 join_body(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!has_arguments("join_body", nargs, 4)) {
+    if (!has_arguments("join_body", nargs, 5)) {
         return NULL;
     }
     PyObject *values = args[0], *body = NULL;
-    Py_ssize_t start = PyLong_CheckExact(args[1]) ? PyLong_AsSsize_t(args[1]) : -1;
-    Py_ssize_t stop = PyLong_CheckExact(args[2]) ? PyLong_AsSsize_t(args[2]) : -1;
+    Py_ssize_t start = PyLong_CheckExact(args[2]) ? PyLong_AsSsize_t(args[2]) : -1;
+    Py_ssize_t stop = PyLong_CheckExact(args[3]) ? PyLong_AsSsize_t(args[3]) : -1;
     PyErr_Clear(); /* a number too large counts as -1 */
     int64_t lowest, highest;
+    Py_ssize_t covered = 0;
     if (PyList_CheckExact(values) && 0 <= start && start < stop &&
         stop <= PyList_GET_SIZE(values) && stop - start < INT32_MAX / 4) {
         Times times;
-        if (open_times(&times, args[3]) && time_range(&times, start, stop, &lowest, &highest)) {
-            body = join_checked(values, start, stop, &times, lowest != highest);
+        if (open_times(&times, args[4]) && time_range(&times, start, stop, &lowest, &highest)) {
+            body = join_checked(values, start, stop, &times, lowest != highest, &covered);
         }
         close_times(&times);
     }
     if (body != NULL) {
-        return Py_BuildValue("LLN", (long long)lowest, (long long)highest, body);
+        return Py_BuildValue("LLnN", (long long)lowest, (long long)highest, covered, body);
     }
     if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
         return NULL;
     }
     PyErr_Clear();
-    return hand_over(module, JOIN_BODY, args, 4);
+    return hand_over(module, JOIN_BODY, args, 5);
 }
 
 typedef struct __attribute__((packed, may_alias)) {
@@ -732,15 +773,17 @@ make_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 }
 
 /* ------------------------------------------------------------------------------------------ */
-/* The small append                                                                            */
+/* Frames                                                                                      */
 
-#define FRAMES_POSITION 4096
 #define FRAME_MAGIC 0x4D524653u
-#define FRAME_VERSION 1
+#define WHOLE 1
+#define BLOCKS 2
+#define HAS_TIMESTAMPS 1
 #define CRC_START 8
+#define BODY_BYTES_MAX (32 << 20)
+#define RECORD_COUNT_MAX (1 << 20)
 
-/* A frame of one record without key: the header of segstore/format/frame.py, and the two value
-   offsets. */
+/* As in segstore/format/framelayout.py. */
 typedef struct {
     uint32_t magic;
     uint32_t crc;
@@ -755,13 +798,142 @@ typedef struct {
     uint8_t version;
     uint8_t reserved;
     uint64_t durable_offset;
+} FrameHeader;
+
+_Static_assert(sizeof(FrameHeader) == 64, "the header is 64 bytes");
+_Static_assert(offsetof(FrameHeader, durable_offset) == 56, "no padding");
+
+/* A place as `find_record` gives it, without a key. */
+typedef struct {
+    int64_t time;
+    Py_ssize_t blocks_start, blocks_stop, value_start, value_stop;
+    uint32_t before, after;
+} Place;
+
+enum { FOUND, WANTED, ASK_PYTHON };
+
+/* What the head of a frame says of a record: FOUND, or WANTED and how many bytes that takes. */
+static int
+find_checked(const char *data, Py_ssize_t size, uint64_t offset, bool has_tag, uint32_t tag,
+             Place *place, Py_ssize_t *wanted)
+{
+    FrameHeader header;
+    if (size < (Py_ssize_t)sizeof header) {
+        return ASK_PYTHON;
+    }
+    memcpy(&header, data, sizeof header);
+    uint64_t index = offset - header.base_offset;
+    if (header.magic != FRAME_MAGIC || header.version != BLOCKS ||
+        header.attributes & ~HAS_TIMESTAMPS || (has_tag && header.log_tag != tag) ||
+        offset < header.base_offset || index >= header.record_count ||
+        header.record_count > RECORD_COUNT_MAX || header.body_bytes > BODY_BYTES_MAX) {
+        return ASK_PYTHON;
+    }
+    Py_ssize_t count = header.record_count;
+    Py_ssize_t offsets_size = 4 * (count + 1);
+    const char *offsets = data + sizeof header;
+    *wanted = (Py_ssize_t)sizeof header + offsets_size;
+    if (*wanted > size) {
+        return WANTED;
+    }
+    int32_t ends[3]; /* of the value before, the value, and the last one */
+    memcpy(ends, offsets + 4 * index, 8);
+    memcpy(ends + 2, offsets + 4 * count, 4);
+    if (ends[0] < 0 || ends[1] < ends[0] || ends[2] < 0) {
+        return ASK_PYTHON;
+    }
+    Py_ssize_t values_size = ((Py_ssize_t)ends[2] + 7) & ~(Py_ssize_t)7;
+    Py_ssize_t blocks = (values_size + BLOCK_BYTES - 1) / BLOCK_BYTES;
+    Py_ssize_t times_at = (Py_ssize_t)sizeof header + offsets_size + (-offsets_size & 7);
+    Py_ssize_t checks_at = times_at + (header.attributes & HAS_TIMESTAMPS ? 8 * count : 0);
+    Py_ssize_t values_at = checks_at + 4 * blocks + (-(4 * blocks) & 7);
+    if (ends[1] > values_size ||
+        values_at + values_size != (Py_ssize_t)sizeof header + (Py_ssize_t)header.body_bytes) {
+        return ASK_PYTHON;
+    }
+    *wanted = values_at;
+    if (values_at > size) {
+        return WANTED;
+    }
+    if (crc32c((const unsigned char *)data + CRC_START, (size_t)(values_at - CRC_START)) !=
+        header.crc) {
+        return ASK_PYTHON;
+    }
+    place->time = header.min_timestamp;
+    if (header.attributes & HAS_TIMESTAMPS) {
+        memcpy(&place->time, data + times_at + 8 * index, 8);
+    }
+    if (ends[0] == ends[1]) {
+        place->blocks_start = place->blocks_stop = values_at;
+        place->value_start = place->value_stop = 0;
+        place->before = place->after = 0;
+        return FOUND;
+    }
+    Py_ssize_t first = ends[0] / BLOCK_BYTES, last = (ends[1] - 1) / BLOCK_BYTES;
+    Py_ssize_t start = first * BLOCK_BYTES, stop = (last + 1) * BLOCK_BYTES;
+    place->before = 0;
+    if (first) {
+        memcpy(&place->before, data + checks_at + 4 * first - 4, 4);
+    }
+    memcpy(&place->after, data + checks_at + 4 * last, 4);
+    place->blocks_start = values_at + start;
+    place->blocks_stop = values_at + (stop < values_size ? stop : values_size);
+    place->value_start = ends[0] - start;
+    place->value_stop = ends[1] - start;
+    return FOUND;
+}
+
+PyDoc_STRVAR(find_record_doc, "find_record($module, data, log_tag, offset, /)\n--\n\n"
+                              "As segstore.format.pointread.find_record.");
+
+static PyObject *
+find_record(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (!has_arguments("find_record", nargs, 3)) {
+        return NULL;
+    }
+    unsigned long long tag = 0, offset = 0;
+    bool has_tag = args[1] != Py_None;
+    bool is_plain = PyBytes_CheckExact(args[0]) && PyLong_CheckExact(args[2]) &&
+                    (!has_tag || PyLong_CheckExact(args[1]));
+    if (is_plain) {
+        tag = has_tag ? PyLong_AsUnsignedLongLong(args[1]) : 0;
+        offset = PyLong_AsUnsignedLongLong(args[2]);
+        is_plain = !PyErr_Occurred() && tag <= UINT32_MAX;
+        PyErr_Clear(); /* a number too large is for Python to judge */
+    }
+    Place place;
+    Py_ssize_t wanted;
+    int found = ASK_PYTHON;
+    if (is_plain) {
+        found = find_checked(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0]), offset,
+                             has_tag, (uint32_t)tag, &place, &wanted);
+    }
+    if (found == WANTED) {
+        return PyLong_FromSsize_t(wanted);
+    }
+    if (found == ASK_PYTHON) {
+        return hand_over(module, FIND_RECORD, args, 3);
+    }
+    return Py_BuildValue("LOnnIInn", (long long)place.time, Py_None, place.blocks_start,
+                         place.blocks_stop, (unsigned int)place.before, (unsigned int)place.after,
+                         place.value_start, place.value_stop);
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* The small append                                                                            */
+
+#define FRAMES_POSITION 4096
+
+/* A frame of one record without key: the header and the two value offsets. */
+typedef struct {
+    FrameHeader header;
     int32_t value_start;
     int32_t value_end;
 } SmallFrame;
 
 #define OFFSETS_BYTES 8
 _Static_assert(sizeof(SmallFrame) == 72, "the header is 64 bytes, the offsets are 8");
-_Static_assert(offsetof(SmallFrame, durable_offset) == 56, "no padding");
 
 /* Bytes that a memoryview shows. What is held is the object under it, never the view: the garbage
    collector of CPython crashes on a view that is part of a cycle and still exported. */
@@ -903,15 +1075,15 @@ append_plain(TailBuffer *self, PyObject *value, Py_ssize_t size, Py_ssize_t padd
     }
     self->times[self->times_count++] = time;
     SmallFrame frame = {
-        .body_bytes = (uint32_t)(OFFSETS_BYTES + padded),
-        .record_count = 1,
-        .base_offset = self->next_offset,
-        .append_time = self->append_time,
-        .min_timestamp = time,
-        .max_timestamp = time,
-        .log_tag = self->log_tag,
-        .version = FRAME_VERSION,
-        .durable_offset = self->durable_offset,
+        .header.body_bytes = (uint32_t)(OFFSETS_BYTES + padded),
+        .header.record_count = 1,
+        .header.base_offset = self->next_offset,
+        .header.append_time = self->append_time,
+        .header.min_timestamp = time,
+        .header.max_timestamp = time,
+        .header.log_tag = self->log_tag,
+        .header.version = WHOLE, /* one record needs no checks of its blocks */
+        .header.durable_offset = self->durable_offset,
         .value_end = (int32_t)size,
     };
     unsigned char *at = self->view.data + self->position;
@@ -1398,18 +1570,18 @@ kernel_exec(PyObject *module)
 {
     prepare_crc();
     KernelState *state = state_of(module);
-    PyObject *columns = PyImport_ImportModule("segstore.format.columns");
-    if (columns == NULL) {
-        return -1;
-    }
     for (int i = 0; i < FUNCTION_COUNT; i++) {
-        state->specification[i] = PyObject_GetAttrString(columns, function_names[i]);
+        PyObject *home = PyImport_ImportModule(i == FIND_RECORD ? "segstore.format.pointread"
+                                                                : "segstore.format.columns");
+        if (home == NULL) {
+            return -1;
+        }
+        state->specification[i] = PyObject_GetAttrString(home, function_names[i]);
+        Py_DECREF(home);
         if (state->specification[i] == NULL) {
-            Py_DECREF(columns);
             return -1;
         }
     }
-    Py_DECREF(columns);
     PyObject *type = PyType_FromModuleAndSpec(module, &tail_buffer_spec, NULL);
     if (type == NULL) {
         return -1;
@@ -1448,6 +1620,7 @@ kernel_free(void *module)
 }
 
 static PyMethodDef kernel_functions[] = {
+    {"find_record", METHOD(find_record), METH_FASTCALL, find_record_doc},
     {"join_column", METHOD(join_column), METH_O, join_column_doc},
     {"join_body", METHOD(join_body), METH_FASTCALL, join_body_doc},
     {"measure", METHOD(measure), METH_O, measure_doc},

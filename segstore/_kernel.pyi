@@ -1,16 +1,23 @@
 # The C kernel. What each of these does is said by its specification in Python:
-# segstore.format.columns and segstore.segment.tail.PythonTailBuffer.
+# segstore.format.columns, segstore.format.pointread and segstore.segment.tail.PythonTailBuffer.
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
 from segstore.format.buffers import Buffer
+from segstore.format.pointread import Place
 
+def find_record(data: bytes, log_tag: int | None, offset: int, /) -> Place | int | None: ...
 def join_column(values: Sequence[Buffer], /) -> tuple[Buffer, bytes]: ...
-def measure(values: Sequence[object], /) -> Sequence[int] | None: ...
+def measure(values: Iterable[object], /) -> tuple[list[bytes], Sequence[int]] | None: ...
 def join_body(
-    values: Sequence[Buffer], start: int, stop: int, timestamps: int | Sequence[int], /
-) -> tuple[int, int, bytes]: ...
+    values: Sequence[Buffer],
+    ends: Sequence[int] | None,
+    start: int,
+    stop: int,
+    timestamps: int | Sequence[int],
+    /,
+) -> tuple[int, int, int, bytes]: ...
 def split_column(
     data: Buffer, offsets_position: int, count: int, position: int, /
 ) -> list[bytes]: ...

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from segstore.errors import ConfigError
-from segstore.format.frame import BODY_BYTES_MAX
+from segstore.format.framelayout import BODY_BYTES_MAX
 from segstore.format.index import ENTRIES_BYTES_MAX, ENTRY_BYTES
 from segstore.segment.writer import SEGMENT_BYTES_MAX
 

@@ -11,7 +11,7 @@ from segstore.cli import output
 from segstore.cli.lines import join_lines
 from segstore.cli.reading import DamageTally, json_lines
 from segstore.cli.times import age_option, time_option
-from segstore.format.frame import RecordBatch
+from segstore.format.batch import RecordBatch
 
 OFFSET = click.IntRange(min=0)
 FAILED = 1

@@ -9,7 +9,7 @@ import rich_click as click
 from segstore.cli import output
 from segstore.cli.segmentfile import SegmentFile
 from segstore.cli.times import format_time
-from segstore.format.frame import HAS_KEYS, HAS_TIMESTAMPS
+from segstore.format.framelayout import HAS_KEYS, HAS_TIMESTAMPS
 from segstore.format.scanner import Damage, Frame
 
 FAILED = 1

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from segstore.format.frame import RECORD_BYTES_MAX, Record, RecordBatch
+from segstore.format.batch import Record, RecordBatch
+from segstore.format.framelayout import RECORD_BYTES_MAX
 
 # Do not change: it is in people's logs. diff and git say the same of such a line.
 NO_NEWLINE_KEY = b"\\ No newline at end of file"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import segstore
 from segstore.cli import output
 from segstore.errors import CorruptionError
-from segstore.format.frame import Record, RecordBatch
+from segstore.format.batch import Record, RecordBatch
 
 _T = TypeVar("_T")
 

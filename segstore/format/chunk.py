@@ -14,7 +14,7 @@ from typing import Literal
 
 from segstore.format.buffers import ALIGNMENT_BYTES
 from segstore.format.fileheader import FILE_HEADER_BYTES
-from segstore.format.frame import FRAME_BYTES_MAX
+from segstore.format.framelayout import FRAME_BYTES_MAX
 
 CHUNK_RAW_BYTES_MAX = FILE_HEADER_BYTES + FRAME_BYTES_MAX
 # What can't be compressed is stored, with a few bytes a block around it.

@@ -19,7 +19,8 @@ from segstore.format.checksum import crc32c
 
 FILE_HEADER_BYTES = 64
 MAGIC = b"segstore"
-VERSION = 1
+# 2: a segment and a tail may hold frames of version BLOCKS.
+VERSION = 2
 
 # Do not change: these tags are on disk.
 KIND_SEGMENT = b"slog"
@@ -36,12 +37,16 @@ assert _HEADER.size == FILE_HEADER_BYTES
 
 
 class FileHeader(NamedTuple):
-    """What a file says of itself; `created` is in ns since the epoch and information only."""
+    """What a file says of itself; `created` is in ns since the epoch and information only.
+
+    `version` is what was read; what is written is always of VERSION.
+    """
 
     kind: bytes
     base_offset: int
     log_id: bytes
     created: int
+    version: int = VERSION
 
     @property
     def log_tag(self) -> int:
@@ -73,9 +78,9 @@ def decode_file_header(data: Buffer, kind: bytes) -> FileHeader | None:
     magic, crc, found_kind, version, base_offset, log_id, created = _HEADER.unpack(data)
     if magic != MAGIC or crc != crc32c(data[_CRC_END:]) or found_kind != kind:
         return None
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         raise UnsupportedFormatError(
-            f"the file is of format version {version}; this release reads version {VERSION}. "
+            f"the file is of format version {version}; this release reads up to {VERSION}. "
             f"Install a release of segstore that knows it; nothing was changed."
         )
-    return FileHeader(found_kind, base_offset, log_id, created)
+    return FileHeader(found_kind, base_offset, log_id, created, version)

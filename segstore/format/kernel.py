@@ -17,10 +17,12 @@ from segstore.format.columns import (
     measure,
     split_column,
 )
+from segstore.format.pointread import find_record
 
 __all__ = [
     "PROVIDER",
     "compiled",
+    "find_record",
     "join_body",
     "join_column",
     "make_records",
@@ -39,6 +41,7 @@ if os.environ.get("SEGSTORE_PURE", "") in ("", "0"):
 
 if compiled is not None:
     PROVIDER = "c"
+    find_record = compiled.find_record
     join_body = compiled.join_body
     join_column = compiled.join_column
     make_records = compiled.make_records

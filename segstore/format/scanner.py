@@ -17,15 +17,10 @@ Rule 3: the search is bounded (`SEARCH_BYTES_MAX`), because a file made to be sl
 from enum import Enum
 from typing import Literal, NamedTuple, TypeAlias
 
+from segstore.format.batch import RecordBatch
 from segstore.format.buffers import ALIGNMENT_BYTES
-from segstore.format.frame import (
-    FRAME_HEADER_BYTES,
-    FRAME_MAGIC_BYTES,
-    Invalid,
-    NeedData,
-    RecordBatch,
-    decode_frame,
-)
+from segstore.format.frame import decode_frame
+from segstore.format.framelayout import FRAME_HEADER_BYTES, FRAME_MAGIC_BYTES, Invalid, NeedData
 
 SEARCH_BYTES_MAX = 1 << 30
 

@@ -15,8 +15,8 @@ from segstore.errors import (
     OffsetOutOfRangeError,
     StorageError,
 )
+from segstore.format.batch import Record
 from segstore.format.fileheader import KIND_CONSUMER, FileHeader
-from segstore.format.frame import Record
 from segstore.format.names import consumer_file, parse_consumer_file
 from segstore.log.reading import LogReader
 from segstore.segment.checkpointfile import CheckpointFile

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from segstore.format.frame import Record, RecordBatch
+from segstore.format.batch import Record, RecordBatch
 from segstore.log.reading import LogReader, OnDamage
 from segstore.segment.catalog import Segment
 from segstore.segment.reader import load_index

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from segstore.errors import ConfigError, OffsetOutOfRangeError
-from segstore.format.frame import Record
+from segstore.format.batch import Record
 from segstore.log.reading import LogReader, OnDamage
 from segstore.segment.doorbell import Doorbell
 

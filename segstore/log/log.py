@@ -24,9 +24,9 @@ from segstore.errors import (
     StorageError,
 )
 from segstore.format import checksum, kernel
+from segstore.format.batch import Record, RecordBatch
 from segstore.format.buffers import Buffer
 from segstore.format.fileheader import log_tag
-from segstore.format.frame import Record, RecordBatch
 from segstore.format.names import consumer_file
 from segstore.log.compression import Compressor
 from segstore.log.lock import leave_lock, take_lock
@@ -459,7 +459,7 @@ class Log:
                 f"log[...] takes one offset, not {type(offset).__name__}; read(start, stop) reads "
                 f"a range"
             )
-        return self._reading().record(offset)
+        return self._reader.record(offset)
 
     def __iter__(self) -> Iterator[Record]:
         return self.read()

@@ -21,7 +21,7 @@ from segstore.errors import (
     SegstoreError,
     StorageError,
 )
-from segstore.format.frame import Record, RecordBatch
+from segstore.format.batch import Record, RecordBatch
 from segstore.format.scanner import Damage, Frame
 from segstore.log.view import LogView
 from segstore.segment.catalog import Catalog, Segment
@@ -56,7 +56,9 @@ class LogReader:
         self._bytes_at_hand = 0
         self._epoch = view.epoch()
         # The batch of the last point read, and the epoch it was read in.
-        self._last: tuple[bytes, RecordBatch | None] = b"", None
+        self._last: tuple[bytes | int, RecordBatch | None] = b"", None
+        # The segment and index entry of the last one that was read without its batch.
+        self._last_place = -1, -1
         self._lock = threading.Lock()  # of the two caches
 
     def close(self) -> None:
@@ -144,14 +146,22 @@ class LogReader:
         self.check_open()
         # With the epoch as it was before the look, so that a batch which another thread read before
         # offsets were given out again can't answer for the new ones.
-        epoch = view.epoch()
+        epoch, catalog = self._look()
         last_epoch, batch = self._last
         if (
             batch is None
             or last_epoch != epoch
             or not batch.base_offset <= offset < batch.end_offset
         ):
-            batch = self._batch_of(offset)
+            try:
+                found = self._find_record(offset, catalog)
+            except ValueError:  # under a checksum that holds: what is wrong is told of a batch
+                found = None
+            except OSError as error:
+                raise self._failed(error) from error
+            if isinstance(found, Record):
+                return found
+            batch = found or next(self._batches(range(offset, offset + 1), "raise"))
             self._last = epoch, batch
         try:
             return batch.record(offset)
@@ -330,28 +340,24 @@ class LogReader:
             self._report(lost, Damage(0, 0, lost.start, lost.stop, str(error)), errors)
             return empty  # type: ignore[no-any-return]
 
-    def _batch_of(self, offset: int) -> RecordBatch:
-        try:
-            batch = self._point_read(offset)
-        except OSError as error:
-            raise self._failed(error) from error
-        return next(self._batches(range(offset, offset + 1), "raise")) if batch is None else batch
-
-    def _point_read(self, offset: int) -> RecordBatch | None:
-        """The batch of one offset by the shortest way, or None where that doesn't find it."""
+    def _find_record(self, offset: int, catalog: Catalog) -> Record | RecordBatch | None:
+        """The record of one offset, or the batch that has it; None where it takes a longer look."""
         view = self.view
-        catalog = self.catalog()
         number = catalog.find(offset)
         if number < 0 or offset >= view.written_end():
             return None if view.tail is None else view.tail.get(offset)
         segment = catalog.segments[number]
-        reader = self._open(segment)
+        opened = self._segments.get(segment.base_offset)
+        reader = opened[1] if opened and opened[0] is segment else self._open(segment)
         if reader is None:
             return None
         slot = reader.slot(offset)
-        if not segment.is_compressed:  # the page cache has it at hand
-            return reader.batch_at(slot, offset)
         key = segment.base_offset, slot
+        if not segment.is_compressed:  # the page cache has it at hand
+            # The second record of a frame in a row is followed by a third more often than not.
+            batch = reader.batch_at(slot, offset) if key == self._last_place else None
+            self._last_place = key
+            return batch or reader.record_at(slot, offset) or reader.batch_at(slot, offset)
         cached = self._batches_at_hand.get(key)
         if cached is not None and cached.base_offset <= offset < cached.end_offset:
             return cached
@@ -380,6 +386,10 @@ class LogReader:
 
     def catalog(self) -> Catalog:
         """The segments as known now; nothing of what was known before offsets were given anew."""
+        return self._look()[1]
+
+    def _look(self) -> tuple[bytes | int, Catalog]:
+        """The epoch, and the segments as known then or later."""
         view = self.view
         epoch = view.epoch()
         if epoch != self._epoch:
@@ -389,7 +399,7 @@ class LogReader:
                 self._batches_at_hand.clear()
                 self._bytes_at_hand = 0
             view.refresh()
-        return view.catalog
+        return epoch, view.catalog
 
     def _keep_at_hand(self, key: tuple[int, int], batch: RecordBatch) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from segstore.config import LogConfig
 from segstore.disk import Disk
 from segstore.errors import StorageError
-from segstore.format.fileheader import KIND_SEGMENT, FileHeader, log_tag
+from segstore.format.fileheader import KIND_SEGMENT, VERSION, FileHeader, log_tag
 from segstore.log.clock import EngineClock
 from segstore.log.consumer import hold_back
 from segstore.log.manager import SegmentManager
@@ -199,7 +199,7 @@ def _resume(
     writer = SegmentWriter.resume(
         disk, header, scanned.state, index_capacity=manager.index_capacity
     )
-    if scanned.header is None:
+    if scanned.header is None or scanned.header.version < VERSION:  # frames of VERSION will follow
         writer.write_header()
     return writer
 

@@ -9,10 +9,15 @@ from segstore.segment.checkpointfile import CheckpointFile
 
 
 class StartOffset:
-    """The first offset that can be read, in the hands of the writer."""
+    """The first offset that can be read, in the hands of the writer.
+
+    Attributes:
+        value: the offset.
+    """
 
     def __init__(self, file: CheckpointFile) -> None:
         self._file = file
+        self.value = file.current.value
 
     @classmethod
     def open(cls, disk: Disk, log_id: bytes, created: int, found: int) -> StartOffset:
@@ -34,11 +39,6 @@ class StartOffset:
             file.prove()
         return cls(file)
 
-    @property
-    def value(self) -> int:
-        """The offset."""
-        return self._file.current.value
-
     def move(self, offset: int, time: int) -> None:
         """Move it up, durably; a lower offset changes nothing.
 
@@ -47,6 +47,7 @@ class StartOffset:
         """
         if offset > self.value:
             self._file.move(offset, time)
+            self.value = offset
 
     def close(self) -> None:
         """Close the file."""

@@ -58,7 +58,7 @@ class LogView(Protocol):
     def live_end_offset(self) -> int:
         """The log end offset, looked for on disk where nothing else tells of new records."""
 
-    def epoch(self) -> bytes:
+    def epoch(self) -> bytes | int:
         """Changes whenever offsets are given out again."""
 
     def refresh(self) -> None:
@@ -108,9 +108,9 @@ class WriterView:
         """The writer's."""
         return self._writer.end_offset
 
-    def epoch(self) -> bytes:
-        """The tail's, or the writer's count where there is no tail."""
-        return self._writer.epoch()
+    def epoch(self) -> int:
+        """The writer's, which nobody else gives offsets out again beside."""
+        return self._writer.rewind_count
 
     def refresh(self) -> None:
         """Nothing: the manager knows of every change."""

@@ -16,7 +16,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from segstore.config import Durability
 from segstore.errors import (
@@ -28,12 +27,8 @@ from segstore.errors import (
     SyncFailedError,
 )
 from segstore.format.buffers import Buffer
-from segstore.format.frame import (
-    RECORD_BYTES_MAX,
-    RECORD_COUNT_MAX,
-    EncodedFrame,
-    encode_frame,
-)
+from segstore.format.frame import EncodedFrame, encode_frame
+from segstore.format.framelayout import RECORD_BYTES_MAX, RECORD_COUNT_MAX
 from segstore.format.kernel import measure
 from segstore.log.clock import EngineClock
 from segstore.log.groupcommit import SyncTurn
@@ -57,6 +52,7 @@ class LogWriter:
     Attributes:
         manager: the segments.
         sync_count: how many syncs were made.
+        rewind_count: how often offsets were given out again.
         wake: called after an append while rolled segments wait for their seal.
         owner: kept alive, with its lock and its thread, by whoever keeps the plain append only.
     """
@@ -96,7 +92,7 @@ class LogWriter:
         self._durable_offset = durable_offset
         self._written_end = next_offset
         self._staged_keys: dict[int, bytes] = {}
-        self._rewind_count = 0
+        self.rewind_count = 0
         # Where there is no tail, a tail without any room does the same.
         view = tail.view if tail is not None else memoryview(bytearray(FRAMES_POSITION))
         self._tail_bytes = len(view)
@@ -318,15 +314,9 @@ class LogWriter:
         with self._device_lock, self._append_lock, self._gate:
             yield
 
-    def epoch(self) -> bytes:
-        """Changes whenever offsets are given out again."""
-        if self._tail is None:
-            return self._rewind_count.to_bytes(8, "little")
-        return self._tail.epoch.token()
-
     def rewind(self, end_offset: int) -> None:
         """Go on from a lower end offset; whoever calls is in `exclusively` and cut the files."""
-        self._rewind_count += 1
+        self.rewind_count += 1
         self._written_end = end_offset
         self._durable_offset = min(self._durable_offset, end_offset)
         self._staged_keys = {}
@@ -500,6 +490,7 @@ class LogWriter:
         keys: Sequence[bytes | None] | None,
         start: int = 0,
         stop: int | None = None,
+        ends: Sequence[int] | None = None,
     ) -> EncodedFrame:
         return encode_frame(
             base_offset,
@@ -511,6 +502,7 @@ class LogWriter:
             durable_offset=self._durable_offset,
             start=start,
             stop=stop,
+            ends=ends,
         )
 
     def _frames(
@@ -523,15 +515,16 @@ class LogWriter:
     ) -> list[EncodedFrame]:
         """Cut a batch into frames of about `batch_size` that are much the same size."""
         if ends is None:
-            ends = measure(values)
-            assert ends is not None
-        if keys is not None:
-            key_ends = measure([key or b"" for key in keys])
-            assert key_ends is not None
-            ends = list(map(int.__add__, ends, key_ends))
+            values, ends = _measured(values, "value")
+        if keys is None:
+            cuts = cut_batch(ends, self._batch_size_bytes)
+        else:
+            _, key_ends = _measured([key or b"" for key in keys], "key")
+            both = list(map(int.__add__, ends, key_ends))
+            cuts = cut_batch(both, self._batch_size_bytes, column_count=2)
         return [
-            self._frame(base_offset + start, values, timestamps, keys, start, stop)
-            for start, stop in cut_batch(ends, self._batch_size_bytes)
+            self._frame(base_offset + start, values, timestamps, keys, start, stop, ends)
+            for start, stop in cuts
         ]
 
     def _level(self, durability: Durability | None) -> Durability:
@@ -630,21 +623,27 @@ def _interrupted() -> StorageError:
     )
 
 
-def cut_batch(ends: Sequence[int], size_bytes: int) -> list[tuple[int, int]]:
+def cut_batch(ends: Sequence[int], size_bytes: int, column_count: int = 1) -> list[tuple[int, int]]:
     """Where to cut a batch into pieces of about `size_bytes`: (start, stop) of each.
 
-    `ends` says how many bytes the first, the first two, ... records take.
+    `ends` says how many bytes the first 0, 1, 2 ... records take; to each comes an offset in each
+    of `column_count` columns.
     """
-    record_count = len(ends)
-    total = ends[-1]
+    offset_bytes = 4 * column_count
+    record_count = len(ends) - 1
+    total = ends[-1] + offset_bytes * record_count
     if total <= size_bytes and record_count <= _PIECE_RECORDS_MAX:
         return [(0, record_count)]
     piece_count = max(-(-total // size_bytes), -(-record_count // _PIECE_RECORDS_MAX))
     targets = (total * number // piece_count for number in range(1, piece_count))
-    cuts = {bisect_left(ends, target) + 1 for target in targets}
+    numbers = range(record_count)
+    cuts = {
+        bisect_left(numbers, target, key=lambda number: ends[number] + offset_bytes * number)
+        for target in targets
+    }
     # Pieces of much the same size may differ in their number of records as far as you like.
     cuts.update(range(_PIECE_RECORDS_MAX, record_count, _PIECE_RECORDS_MAX))
-    stops = sorted(cut for cut in cuts if cut < record_count)
+    stops = sorted(cut for cut in cuts if 0 < cut < record_count)
     return list(zip([0, *stops], [*stops, record_count], strict=True))
 
 
@@ -667,16 +666,13 @@ def as_bytes(value: Buffer, what: str) -> bytes:
 
 
 def _measured(values: Sequence[Buffer], what: str) -> tuple[list[bytes], Sequence[int]]:
-    """The values as bytes, and what the first, the first two, ... take."""
+    """The values as bytes in a list of our own, and how many the first 0, 1, 2 ... take."""
     if isinstance(values, bytes | bytearray | memoryview | str):
         raise TypeError(f"append_many takes a sequence of {what}s, not one {type(values).__name__}")
-    plain: list[Any] = values if type(values) is list else list(values)
-    ends = measure(plain)
-    if ends is None:
-        plain = [as_bytes(value, what) for value in plain]
-        ends = measure(plain)
-        assert ends is not None
-    return plain, ends
+    values = values if type(values) is list else list(values)
+    measured = measure(values) or measure([as_bytes(value, what) for value in values])
+    assert measured is not None
+    return measured
 
 
 def check_timestamp(timestamp: int) -> None:

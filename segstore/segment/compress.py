@@ -18,6 +18,7 @@ from itertools import chain
 
 from segstore.disk import Disk, File, open_anew
 from segstore.errors import CorruptionError
+from segstore.format.batch import RecordBatch
 from segstore.format.buffers import Buffer
 from segstore.format.chunk import Codec, decode_chunk, encode_chunk
 from segstore.format.fileheader import (
@@ -27,7 +28,8 @@ from segstore.format.fileheader import (
     encode_file_header,
     log_tag,
 )
-from segstore.format.frame import RECORD_COUNT_MAX, EncodedFrame, RecordBatch, encode_frame
+from segstore.format.frame import EncodedFrame, encode_frame
+from segstore.format.framelayout import RECORD_COUNT_MAX
 from segstore.format.names import LZ4_INDEX_SUFFIX, LZ4_SUFFIX, RAW_SUFFIX, segment_file, temporary
 from segstore.format.scanner import Damage
 from segstore.segment.catalog import Segment

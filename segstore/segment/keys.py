@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from segstore.disk import Disk
-from segstore.format.frame import RecordBatch
+from segstore.format.batch import RecordBatch
 from segstore.format.keyfilter import KeyFilter
 from segstore.format.scanner import Frame
 from segstore.segment.reader import SegmentReader

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from segstore.disk import Disk, File
@@ -43,10 +43,12 @@ class Source(Protocol):
     name: str
     read_bytes: int  # how much to ask for at a time when reading on
 
-    def size(self) -> int:
+    @property
+    def size(self) -> Callable[[], int]:
         """How many there are, by now."""
 
-    def read(self, size_bytes: int, position: int) -> bytes:
+    @property
+    def read(self) -> Callable[[int, int], bytes]:
         """At least `size_bytes` from `position`, unless they end before.
 
         Raises:
@@ -62,15 +64,10 @@ class RawSource:
 
     def __init__(self, disk: Disk, base_offset: int) -> None:
         self.name = segment_file(base_offset, RAW_SUFFIX)
-        self._file = disk.open(self.name)
-
-    def size(self) -> int:
-        """The size of the file."""
-        return self._file.size()
-
-    def read(self, size_bytes: int, position: int) -> bytes:
-        """From the file."""
-        return self._file.read(size_bytes, position)
+        file = disk.open(self.name)
+        # As they are: a point read makes two, and each call in between costs a part of it.
+        self.size = file.size
+        self.read = file.read
 
 
 class ChunkTable:

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from segstore.disk import Disk, Mapping, open_anew
 from segstore.format import kernel
+from segstore.format.batch import RecordBatch
 from segstore.format.buffers import ALIGNMENT_BYTES, Buffer
 from segstore.format.checksum import crc32c
 from segstore.format.fileheader import (
@@ -42,14 +43,12 @@ from segstore.format.fileheader import (
     decode_file_header,
     encode_file_header,
 )
-from segstore.format.frame import (
+from segstore.format.frame import decode_frame, peek_header
+from segstore.format.framelayout import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
     FRAME_MAGIC_BYTES,
-    FRAME_VERSION,
-    RecordBatch,
-    decode_frame,
-    peek_header,
+    WHOLE,
 )
 from segstore.format.names import OFFSET_MAX, TAIL, temporary
 
@@ -285,7 +284,7 @@ class PythonTailBuffer:
                             now,
                             self._log_tag,
                             0,
-                            FRAME_VERSION,
+                            WHOLE,
                             0,
                             self.durable_offset,
                             0,
@@ -313,8 +312,10 @@ class PythonTailBuffer:
 
     def _put(self, frame: Buffer, end: int) -> None:
         view = self._view
-        if end < len(view):
+        if end + ALIGNMENT_BYTES <= len(view):
             view[end : end + ALIGNMENT_BYTES] = _ZERO_WORD
+        else:
+            view[end:] = bytes(len(view) - end)
         view[self.position : end] = frame
         self.position = end
 
@@ -493,7 +494,7 @@ def decode_columns(frame: bytes, log_tag: int) -> Columns | None:
         fields = _SMALL.unpack_from(frame, _PREFIX.size)
         body_bytes, count, offset, _, time, _, tag, attributes, version, _, _, start, size = fields
         if (
-            (count, attributes, version, start, tag) == (1, 0, FRAME_VERSION, 0, log_tag)
+            (count, attributes, version, start, tag) == (1, 0, WHOLE, 0, log_tag)
             and body_bytes == len(frame) - FRAME_HEADER_BYTES
             and 0 <= size == body_bytes - _OFFSETS_BYTES - (-size & 7)
             and _PREFIX.unpack_from(frame) == (FRAME_MAGIC, crc32c(frame[_PREFIX.size :]))

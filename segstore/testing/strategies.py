@@ -14,8 +14,16 @@ from segstore.testing.faulty import KINDS, Fault
 
 TIMESTAMP_MIN, TIMESTAMP_MAX = -(2**63), 2**63 - 1
 
+# Over and under a block of a frame; the same few bytes over and over, which costs less to draw.
+long_values = st.builds(
+    lambda pattern, size: (pattern * size)[:size],
+    st.binary(min_size=1, max_size=9),
+    st.sampled_from([4_090, 4_096, 4_097, 8_192, 9_999]),
+)
 # Sizes on both sides of what a frame of a few records takes, and the empty ones.
-values = st.one_of(st.just(b""), st.binary(max_size=40), st.binary(min_size=200, max_size=900))
+values = st.one_of(
+    st.just(b""), st.binary(max_size=40), st.binary(min_size=200, max_size=900), long_values
+)
 keys = st.one_of(st.none(), st.just(b""), st.binary(max_size=12))
 timestamps = st.one_of(
     st.integers(0, 50),

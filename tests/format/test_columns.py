@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segstore.format.batch import Record
 from segstore.format.columns import join_column, make_records, split_column
-from segstore.format.frame import Record
 
 
 @given(st.lists(st.binary(max_size=30), min_size=1))

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segstore.errors import RecordTooLargeError, UnsupportedFormatError
+from segstore.format.batch import Record, RecordBatch
 from segstore.format.checksum import crc32c
-from segstore.format.frame import (
+from segstore.format.frame import decode_frame, encode_frame
+from segstore.format.framelayout import (
     BODY_BYTES_MAX,
     FRAME_HEADER_BYTES,
     FRAME_MAGIC_BYTES,
@@ -15,10 +17,6 @@ from segstore.format.frame import (
     RECORD_COUNT_MAX,
     Invalid,
     NeedData,
-    Record,
-    RecordBatch,
-    decode_frame,
-    encode_frame,
 )
 from segstore.testing.strategies import TIMESTAMP_MAX, TIMESTAMP_MIN, Batch, batches
 
@@ -144,7 +142,7 @@ def test_a_frame_of_another_log_is_refused_unless_any_log_will_do():
     assert decode(frame, None).values() == [b"x"]
 
 
-@pytest.mark.parametrize(("at", "value"), [(54, 2), (54, 0), (52, 8), (52, 16), (53, 1)])
+@pytest.mark.parametrize(("at", "value"), [(54, 3), (54, 0), (52, 8), (52, 16), (53, 1)])
 def test_an_intact_frame_with_unknown_version_or_attributes_is_unsupported(at, value):
     frame = bytearray(encode(Batch([b"x"], 0, None)))
     frame[at] = value
@@ -154,7 +152,7 @@ def test_an_intact_frame_with_unknown_version_or_attributes_is_unsupported(at, v
 
 def test_an_unknown_version_of_a_damaged_frame_is_damage():
     frame = bytearray(encode(Batch([b"x"], 0, None)))
-    frame[54] = 2
+    frame[54] = 3
     assert isinstance(decode_frame(memoryview(bytes(frame)), 0, TAG), Invalid)
 
 

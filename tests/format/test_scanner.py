@@ -3,10 +3,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segstore.errors import UnsupportedFormatError
+from segstore.format import batch as batch_module
 from segstore.format import frame as frame_module
 from segstore.format import scanner as scanner_module
 from segstore.format.checksum import crc32c
-from segstore.format.frame import BODY_BYTES_MAX, FRAME_MAGIC_BYTES, encode_frame
+from segstore.format.frame import encode_frame
+from segstore.format.framelayout import (
+    BLOCKS,
+    BODY_BYTES_MAX,
+    FRAME_MAGIC_BYTES,
+    RECORD_COUNT_MAX,
+)
 from segstore.format.scanner import NEED_DATA, Damage, Frame, Scanner
 from segstore.testing.strategies import batches
 
@@ -181,7 +188,7 @@ def test_missing_offsets_between_intact_frames_are_reported():
 
 def test_an_intact_frame_of_a_later_version_is_unsupported():
     later = bytearray(frame_of([b"x"], 1))
-    later[54] = 2
+    later[54] = 3
     later[4:8] = crc32c(bytes(later[8:])).to_bytes(4, "little")
     with pytest.raises(UnsupportedFormatError):
         drive(frame_of([b"a"], 0) + bytes(later), step=10**6)
@@ -194,7 +201,8 @@ def counting(monkeypatch):
         counted[0] += len(data)
         return crc32c(data, initial)
 
-    monkeypatch.setattr(frame_module, "crc32c", counted_crc)
+    for module in (frame_module, batch_module):
+        monkeypatch.setattr(module, "crc32c", counted_crc)
     return counted
 
 
@@ -204,11 +212,25 @@ def hostile(claim: int, size: int) -> bytes:
     return header * (size // len(header))
 
 
+def hostile_heads(claim: int, size: int) -> bytes:
+    """Nothing but headers of frames of version BLOCKS that are head but for their last 8 bytes.
+
+    The last value offset of each stands where a later header has its base offset, and is 8.
+    """
+    count = min(claim // 4 - 6, RECORD_COUNT_MAX) // 16 * 16 - 12
+    body_bytes = 4 * count + 8 + 8 + 8
+    start = FRAME_MAGIC_BYTES + bytes(4) + body_bytes.to_bytes(4, "little")
+    start += count.to_bytes(4, "little") + (8).to_bytes(8, "little")
+    header = start + bytes(30) + bytes([BLOCKS]) + bytes(9)
+    return header * (size // len(header))
+
+
 @pytest.mark.parametrize("claim", [BODY_BYTES_MAX, 64 * 1024, 1 << 20])
-def test_a_file_made_to_be_slow_costs_a_bounded_number_of_checksum_bytes(monkeypatch, claim):
+@pytest.mark.parametrize("made", [hostile, hostile_heads])
+def test_a_file_made_to_be_slow_costs_a_bounded_number_of_checksum_bytes(monkeypatch, claim, made):
     monkeypatch.setattr(scanner_module, "SEARCH_BYTES_MAX", 1 << 25)
     counted = counting(monkeypatch)
-    data = hostile(claim, 1 << 21)
+    data = made(claim, 1 << 21)
     scanner, fed = Scanner(TAG, 0, START), 0
     end = 0
     while True:
@@ -220,6 +242,7 @@ def test_a_file_made_to_be_slow_costs_a_bounded_number_of_checksum_bytes(monkeyp
             end = min(len(data), at + max(4096, scanner.wanted_bytes))
             fed += end - at
             scanner.feed(data[at:end], is_last=end == len(data))
+    assert claim > len(data) or counted[0] > len(data)  # it was slow, as it was made to be
     assert counted[0] <= (1 << 25) + BODY_BYTES_MAX
     assert fed <= (1 << 25) + BODY_BYTES_MAX
 

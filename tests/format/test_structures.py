@@ -22,6 +22,7 @@ from segstore.format.fileheader import (
     KIND_INDEX,
     KIND_SEGMENT,
     KIND_TAIL,
+    VERSION,
     FileHeader,
     decode_file_header,
     encode_file_header,
@@ -48,6 +49,7 @@ headers = st.builds(
     u64,
     st.binary(min_size=16, max_size=16),
     i64,
+    st.just(VERSION),
 )
 
 
@@ -78,9 +80,9 @@ def test_a_file_of_another_kind_is_not_taken():
 
 def test_an_intact_header_of_a_later_version_is_unsupported():
     data = bytearray(encode_file_header(FileHeader(KIND_SEGMENT, 0, bytes(16), 0)))
-    data[16] = 2
+    data[16] = VERSION + 1
     data[8:12] = crc32c(bytes(data[12:])).to_bytes(4, "little")
-    with pytest.raises(UnsupportedFormatError, match="version 2"):
+    with pytest.raises(UnsupportedFormatError, match=f"version {VERSION + 1}"):
         decode_file_header(data, KIND_SEGMENT)
 
 

@@ -1,4 +1,4 @@
-"""Write the golden logs of format version 1.
+"""Write the golden logs of format version 2.
 
     SEGSTORE_PURE=1 python tests/golden/make_golden.py
 
@@ -19,7 +19,7 @@ from segstore.log.truncation import begin_truncation
 from segstore.segment.checkpointfile import CheckpointFile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-VERSION = "v1"
+VERSION = "v2"
 SEGMENT_SIZE = 128 * 1024  # which keeps the indexes small
 NOW = 1_700_000_000_000_000_000
 LOG_ID = bytes(range(0x10, 0x20))
@@ -153,6 +153,28 @@ def write_chunked(path: str) -> None:
         log.compress()
 
 
+def write_blocks(path: str) -> None:
+    """Frames of several blocks of values: values only, with times, keys and nulls; closed.
+
+    And one of one large record, which has no checks of its blocks.
+    """
+    numbers = range(300)
+    with segstore.open(path, background=False, compression=None, segment_size=SEGMENT_SIZE) as log:
+        log.append_many([b"block %04d " % n * 4 for n in numbers])
+        log.sync()
+        log.append_many([b"timed %04d " % n * 4 for n in numbers], timestamps=numbers)
+        log.sync()
+        log.append_many(
+            [b"keyed %04d " % n * 4 for n in numbers],
+            keys=[b"key%d" % (n % 7) if n % 3 else None for n in numbers],
+            timestamps=numbers,
+        )
+        log.sync()
+        log.append(b"large " * 2000)
+        log.sync()
+        log.append_many([b"", b"two blocks " * 400, b"", b"three " * 1000, b""])
+
+
 def main() -> None:
     """Write the logs that are not there yet."""
     root = os.path.join(HERE, VERSION)
@@ -171,6 +193,7 @@ def main() -> None:
             write_swept,
             write_truncating,
             write_chunked,
+            write_blocks,
         ):
             path = os.path.join(root, write.__name__.removeprefix("write_"))
             if os.path.exists(path):

@@ -1,4 +1,4 @@
-"""A second reader of format version 1: struct, crcmod and lz4, nothing of segstore.
+"""A second reader of format versions 1 and 2: struct, crcmod and lz4, nothing of segstore.
 
 Written from the layout alone, to show that the layout says enough. It reads what is intact, in
 order, and knows nothing of speed, damage or locks.
@@ -22,7 +22,8 @@ def file_header(data, kind):
     magic, crc, found, version, base_offset, log_id, _ = struct.unpack(
         "<8sI4sH6xQ16sq8x", data[:64]
     )
-    assert (magic, found, version) == (b"segstore", kind, 1)
+    assert (magic, found) == (b"segstore", kind)
+    assert version in (1, 2)
     assert crc == crc32c(data[12:64])
     return base_offset, log_id
 
@@ -40,10 +41,11 @@ def frame(data, at):
         "<IIIIQqqqIHBBQ", data, at
     )
     end = at + 64 + body
-    if magic != 0x4D524653 or end > len(data) or crc != crc32c(data[at + 8 : end]):
+    if magic != 0x4D524653 or end > len(data):
         return None
-    assert version == 1
-    assert flags < 8
+    start = at
+    if version == 1 and crc != crc32c(data[at + 8 : end]):
+        return None
     offsets, at = column(data, at + 64, count)
     times, keys = [low] * count, [None] * count
     if flags & 1:
@@ -58,6 +60,14 @@ def frame(data, at):
             data[at + a : at + b] if ok else None for a, b, ok in zip(places, places[1:], valid)
         ]
         at += padded(places[-1])
+    if version == 2:
+        blocks = range(4096, end - at - padded(4 * -(-padded(offsets[-1]) // 4096)) + 4096, 4096)
+        checks, at = struct.unpack_from(f"<{len(blocks)}I", data, at), at + padded(4 * len(blocks))
+        if crc != crc32c(data[start + 8 : at]):
+            return None
+        if list(checks) != [crc32c(data[at : min(at + stop, end)]) for stop in blocks]:
+            return None
+    assert flags < 8
     values = [data[at + a : at + b] for a, b in itertools.pairwise(offsets)]
     return 64 + body, list(zip(range(base, base + count), times, keys, values))
 

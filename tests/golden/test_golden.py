@@ -53,6 +53,20 @@ CHUNKED = [
     Record(n, n, None if n % 5 else b"k%d" % (n % 3), b"chunk me %06d" % n) for n in range(5000)
 ]
 
+BLOCKS = [
+    *(Record(n, NOW, None, b"block %04d " % n * 4) for n in range(300)),
+    *(Record(300 + n, n, None, b"timed %04d " % n * 4) for n in range(300)),
+    *(
+        Record(600 + n, n, b"key%d" % (n % 7) if n % 3 else None, b"keyed %04d " % n * 4)
+        for n in range(300)
+    ),
+    Record(900, NOW, None, b"large " * 2000),
+    *(
+        Record(901 + n, NOW, None, value)
+        for n, value in enumerate([b"", b"two blocks " * 400, b"", b"three " * 1000, b""])
+    ),
+]
+
 LOGS = {
     "plain": PLAIN,
     "sealed": SEALED,
@@ -63,15 +77,21 @@ LOGS = {
     "truncating": TRUNCATING,
     "chunked": CHUNKED,
 }
+# What the logs of a version hold, by version and name.
+VERSIONS = {"v1": LOGS, "v2": {**LOGS, "blocks": BLOCKS}}
 
 
-@pytest.fixture(params=LOGS)
+@pytest.fixture(
+    params=[(version, name) for version, logs in VERSIONS.items() for name in logs],
+    ids="/".join,
+)
 def golden(request, tmp_path):
     """A copy of a golden log, and what it holds."""
+    version, name = request.param
     path = str(tmp_path / "log")
-    shutil.copytree(os.path.join(HERE, "v1", request.param), path)
+    shutil.copytree(os.path.join(HERE, version, name), path)
     os.truncate(os.path.join(path, "tail"), TAIL_BYTES)
-    return path, LOGS[request.param]
+    return path, VERSIONS[version][name]
 
 
 def check(log, expected):
@@ -105,6 +125,28 @@ def test_a_writer_goes_on_where_it_ended(golden):
         assert log.append(b"next") == expected[-1].offset + 1
     with segstore.open(path, background=False) as log:
         assert [record.value for record in log] == [*(r.value for r in expected), b"next"]
+
+
+def test_the_log_of_blocks_has_frames_of_both_versions():
+    with open(os.path.join(HERE, "v2", "blocks", "00000000000000000000.log"), "rb") as file:
+        data = file.read()
+    at, versions = 64, []
+    while at < len(data):
+        versions.append(data[at + 54])
+        at += 64 + int.from_bytes(data[at + 8 : at + 12], "little")
+    assert versions == [2, 2, 2, 1, 2]
+
+
+def test_a_segment_of_version_1_says_version_2_before_a_frame_of_today_follows(tmp_path):
+    path = str(tmp_path / "log")
+    shutil.copytree(os.path.join(HERE, "v1", "plain"), path)
+    os.truncate(os.path.join(path, "tail"), TAIL_BYTES)
+    with segstore.open(path, background=False) as log:
+        log.append_many([b"x" * 100] * 100)
+    with open(os.path.join(path, "00000000000000000000.log"), "rb") as file:
+        assert file.read()[16] == 2
+    expected = [*(r.value for r in PLAIN), *[b"x" * 100] * 100]
+    assert [value for _, _, _, value in reference_reader.read_log(path)] == expected
 
 
 def test_a_reader_written_from_the_layout_alone_reads_the_same(golden):

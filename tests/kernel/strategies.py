@@ -6,6 +6,8 @@ import struct
 
 from hypothesis import strategies as st
 
+from segstore.testing.strategies import long_values
+
 
 class BytesSubclass(bytes):
     pass
@@ -29,6 +31,7 @@ odd_values = st.one_of(
 )
 values = st.one_of(
     st.lists(st.binary(max_size=40), max_size=30),
+    st.lists(st.binary(max_size=40) | long_values, max_size=6),
     st.lists(st.one_of(st.binary(max_size=20), odd_values), max_size=8),
     st.lists(st.binary(max_size=9), max_size=5).map(tuple),
     st.sampled_from([None, b"bytes", "text", 5, {b"a": 1}]),

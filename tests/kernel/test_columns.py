@@ -13,7 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from segstore.format import columns as spec
-from segstore.format.frame import Record
+from segstore.format.batch import Record
+from segstore.format.checksum import crc32c
+from segstore.testing.strategies import long_values
 from tests.kernel import strategies as some
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -111,15 +113,24 @@ def test_make_records_is_the_same(compiled, base, values, data):
     same(compiled, "make_records", kind, base, times, keys, values)
 
 
+def listed(found):
+    """What `measure` gave, its numbers in a list."""
+    return None if found is None else (found[0], list(found[1]))
+
+
 @given(values=some.values)
 @example(values=[])
 def test_measure_is_the_same(compiled, values):
-    def measured(function):
-        ends = function(values)
-        return None if ends is None else list(ends)
+    expected = outcome(lambda: listed(spec.measure(values)))
+    assert outcome(lambda: listed(compiled.measure(values))) == expected
 
-    expected = outcome(measured, spec.measure)
-    assert outcome(measured, compiled.measure) == expected
+
+def test_what_is_measured_is_nobody_elses_list(compiled):
+    values = [b"a", b"bc"]
+    for measure in (spec.measure, compiled.measure):
+        found, _ = measure(values)
+        assert found == values
+        assert found is not values
 
 
 @given(
@@ -137,22 +148,40 @@ def test_measure_is_the_same(compiled, values):
 @example(values=[b"a", b"bc"], places=(0, 2), timestamps=memoryview(array.array("q", [3, 1])))
 @example(values=[b"a", b"bc"], places=(0, 2), timestamps=[2**63, 1])
 @example(values=[b"a", b"bc"], places=(0, 2), timestamps=[1])
+@example(values=[b"a", b"b" * 5000, b"c" * 4000], places=(1, 3), timestamps=[1, 2, 3])
+@example(values=[b"a", b"b" * 4092], places=(0, 2), timestamps=7)
 def test_join_body_is_the_same(compiled, values, places, timestamps):
-    same(compiled, "join_body", values, *places, timestamps)
+    start, stop = places
+    joined = same(compiled, "join_body", values, None, start, stop, timestamps)
+    measured = compiled.measure(values) if isinstance(values, list) else None
+    if measured is not None and type(joined[0]) is int and 0 <= start < stop <= len(values):
+        ends = measured[1]
+        for known in (ends, ends.tolist()):
+            again = outcome(spec.join_body, values, known, start, stop, timestamps)
+            assert again == outcome(compiled.join_body, values, known, start, stop, timestamps)
+            assert again == joined
 
 
 @given(
-    values=st.lists(st.binary(max_size=300), min_size=1, max_size=50),
+    values=st.lists(st.binary(max_size=300) | long_values, min_size=1, max_size=50),
     data=st.data(),
 )
 def test_a_joined_body_splits_into_its_values(compiled, values, data):
     times = data.draw(INT64 | st.lists(INT64, min_size=len(values), max_size=len(values)))
-    lowest, highest, body = same(compiled, "join_body", values, 0, len(values), times)
+    lowest, highest, covered, body = same(
+        compiled, "join_body", values, None, 0, len(values), times
+    )
     position = (4 * (len(values) + 1) + 7) // 8 * 8
     if lowest != highest:
         column = memoryview(body)[position : position + 8 * len(values)].cast("q")
         assert column.tolist() == times
         position += 8 * len(values)
+    if covered < len(body):
+        checks = memoryview(body)[position:covered].cast("I")
+        padded = body[covered:]
+        blocks = range(4096, len(padded) + 4096, 4096)
+        assert checks.tolist()[: len(blocks)] == [crc32c(padded[:end]) for end in blocks]
+        position = covered
     assert compiled.split_column(body, 0, len(values), position) == values
     assert len(body) % 8 == 0
 
@@ -227,12 +256,13 @@ def test_a_wrong_number_of_arguments_is_a_type_error(compiled, name):
         ("make_records", (Record, 1 << 40, 1 << 50, [b"key one"], [b"value one"])),
         ("make_records", (Record, 1 << 40, [1 << 50], None, [b"value one"])),
         ("make_records", (Record, 1 << 40, [1 << 50, 2], None, [b"value one"])),
-        ("join_body", ([b"some value", b"other"], 0, 2, 1 << 50)),
-        ("join_body", ([b"some value", b"other"], 0, 2, [1 << 50, 1 << 51])),
-        ("join_body", ([b"some value", b"other"], 0, 2, [1 << 50, 1 << 64])),
-        ("join_body", ([b"some value", "text"], 0, 2, 1 << 50)),
+        ("join_body", ([b"some value", b"other"], None, 0, 2, 1 << 50)),
+        ("join_body", ([b"some value", b"other"], None, 0, 2, [1 << 50, 1 << 51])),
+        ("join_body", ([b"some value", b"other"], None, 0, 2, [1 << 50, 1 << 64])),
+        ("join_body", ([b"some value", "text"], None, 0, 2, 1 << 50)),
         ("measure", ([b"some value", b"other"],)),
         ("measure", ([b"some value", "text"],)),
+        ("join_body", ([b"x" * 5000, b"y" * 5000], None, 0, 2, [1 << 50, 1 << 51])),
     ],
 )
 def test_no_reference_is_kept_or_dropped(compiled, name, args):

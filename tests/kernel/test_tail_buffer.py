@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segstore.format import checksum
-from segstore.format.frame import RecordBatch, decode_frame, encode_frame
+from segstore.format.batch import RecordBatch
+from segstore.format.frame import decode_frame, encode_frame
 from segstore.segment import tail
 from segstore.segment.tail import FRAMES_POSITION, PythonTailBuffer
 from tests.kernel import strategies as some

@@ -17,7 +17,7 @@ from segstore import (
     RecordTooLargeError,
     SegstoreError,
 )
-from segstore.format.frame import RECORD_BYTES_MAX, RECORD_COUNT_MAX
+from segstore.format.framelayout import RECORD_BYTES_MAX, RECORD_COUNT_MAX
 from segstore.log.writer import cut_batch
 from segstore.testing.strategies import TIMESTAMP_MAX, TIMESTAMP_MIN
 
@@ -290,8 +290,9 @@ def test_the_interval_syncs_without_being_asked(path):
 def test_a_batch_is_cut_into_pieces_of_about_the_size_asked_for(records, with_keys, size):
     if not records:
         return
-    record_sizes = [4 + len(v) + (4 + len(k or b"") if with_keys else 0) for v, k in records]
-    cuts = cut_batch(list(accumulate(record_sizes)), size)
+    bare_sizes = [len(v) + (len(k or b"") if with_keys else 0) for v, k in records]
+    record_sizes = [bare + (8 if with_keys else 4) for bare in bare_sizes]
+    cuts = cut_batch(list(accumulate(bare_sizes, initial=0)), size, 2 if with_keys else 1)
     assert [start for start, _ in cuts] == [0, *(stop for _, stop in cuts[:-1])]
     assert cuts[-1][1] == len(records)
     assert all(start < stop for start, stop in cuts)

@@ -10,7 +10,7 @@ import segstore
 from segstore.disk import OsDisk
 from segstore.format.checksum import crc32c
 from segstore.format.fileheader import FILE_HEADER_BYTES, KIND_SEGMENT, decode_file_header
-from segstore.format.frame import FRAME_HEADER_BYTES
+from segstore.format.framelayout import FRAME_HEADER_BYTES
 from segstore.log.truncation import begin_truncation
 
 FIRST = "00000000000000000000.log"

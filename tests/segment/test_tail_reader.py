@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 import segstore
-from segstore.format.frame import FRAME_HEADER_BYTES, encode_frame
+from segstore.format.frame import encode_frame
+from segstore.format.framelayout import FRAME_HEADER_BYTES
 from segstore.segment import tail as tail_module
 from segstore.segment.tail import FRAMES_POSITION, TAIL_BYTES, TailReader, decode_columns
 

@@ -16,7 +16,7 @@ from typing import Any
 from segstore.disk import Disk, OsDisk
 from segstore.errors import CorruptionError, OffsetOutOfRangeError, SegstoreError
 from segstore.format.checksum import crc32c
-from segstore.format.frame import FRAME_HEADER_BYTES, FRAME_MAGIC_BYTES
+from segstore.format.framelayout import FRAME_HEADER_BYTES, FRAME_MAGIC_BYTES
 from segstore.log.log import Log
 from segstore.log.truncation import begin_truncation
 from segstore.testing.memory import MemoryDisk

@@ -10,11 +10,8 @@ import tempfile
 
 import segstore
 from segstore import Record
-from tests.golden.test_golden import HERE, LOGS, TAIL_BYTES
+from tests.golden.test_golden import HERE, TAIL_BYTES, VERSIONS
 from tests.torture.campaign import BrokenError, Run
-
-# What the logs of a version hold, by version and name.
-VERSIONS = {"v1": LOGS}
 
 
 def run(run: Run) -> None:

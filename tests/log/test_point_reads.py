@@ -1,0 +1,88 @@
+"""`log[offset]` reads the head of a frame and a block of its values, or the whole where it must."""
+
+import os
+
+import pytest
+
+import segstore
+from segstore import Record
+
+OPTIONS = {"background": False, "compression": None}
+VALUES = [b"value %05d " % number * 10 for number in range(400)]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "log")
+
+
+def flip(path: str, needle: bytes) -> None:
+    """Hurt the first byte of `needle` in the first segment."""
+    name = os.path.join(path, "00000000000000000000.log")
+    with open(name, "r+b") as file:
+        at = file.read().index(needle)
+        file.seek(at)
+        file.write(bytes([needle[0] ^ 1]))
+
+
+def test_damage_to_one_block_costs_no_point_read_of_another(path):
+    with segstore.open(path, **OPTIONS) as log:
+        log.append_many(VALUES)
+        log.roll()
+        log.maintain()
+        flip(path, VALUES[200])
+        assert log[0].value == VALUES[0]
+        assert log[399].value == VALUES[399]
+        for _ in range(2):
+            with pytest.raises(segstore.CorruptionError) as caught:
+                log[200]
+            assert caught.value.offsets == range(200, 400)
+        assert list(log.batches(errors="skip")) == []
+        (lost,) = log.verify().lost
+        assert lost.offsets == range(0, 400)
+
+
+def test_damage_to_a_head_is_told_of_the_whole_batch(path):
+    with segstore.open(path, **OPTIONS) as log:
+        log.append_many(VALUES)
+        log.sync()
+        name = os.path.join(path, "00000000000000000000.log")
+        with open(name, "r+b") as file:
+            file.seek(64 + 64 + 40)
+            file.write(b"\xff")
+        with pytest.raises(segstore.CorruptionError) as caught:
+            log[300]
+        assert 300 in caught.value.offsets
+
+
+@pytest.mark.parametrize("how", ["forwards", "backwards", "twice", "far apart"])
+def test_any_order_of_reads_gives_the_records(path, how):
+    with segstore.open(path, batch_size="8KiB", **OPTIONS) as log:
+        keys = [None if number % 3 else b"k%d" % number for number in range(400)]
+        log.append_many(VALUES, timestamps=range(400))
+        log.append_many(VALUES, keys=keys, timestamps=range(400))
+        log.sync()
+        expected = [
+            *(Record(n, n, None, VALUES[n]) for n in range(400)),
+            *(Record(400 + n, n, keys[n], VALUES[n]) for n in range(400)),
+        ]
+        order = list(range(800))
+        if how == "backwards":
+            order.reverse()
+        elif how == "twice":
+            order = [number for number in order for _ in range(2)]
+        elif how == "far apart":
+            order = [number * 397 % 800 for number in order]
+        assert [log[number] for number in order] == [expected[number] for number in order]
+
+
+def test_after_a_truncation_no_old_record_comes_back(path):
+    with segstore.open(path, **OPTIONS) as log:
+        log.append_many(VALUES)
+        log.sync()
+        assert [log[n].value for n in (100, 101, 350)] == [VALUES[n] for n in (100, 101, 350)]
+        log.truncate(99)
+        log.append_many(VALUES[::-1])
+        log.sync()
+        for number in (100, 101, 350):
+            assert log[number].value == VALUES[::-1][number - 100]
