@@ -84,15 +84,6 @@ class RecordBatch:
         self.base_offset: int = header.base_offset
         self.end_offset: int = self.base_offset + count
 
-    def is_intact(self) -> bool:
-        """Whether both checksums of a frame of version BLOCKS hold, of its head and its values."""
-        data, values_at = self._data, self._values_at
-        if crc32c(data[CRC_START:values_at]) != self.header.crc:
-            return False
-        block_count = -(-(len(data) - values_at) // BLOCK_BYTES)
-        last: int = unpack_from("<I", data, self._checks_at + 4 * block_count - 4)[0]
-        return crc32c(data[values_at:]) == last
-
     def __len__(self) -> int:
         return self.end_offset - self.base_offset
 
@@ -216,3 +207,13 @@ class RecordBatch:
                 if not bits >> index & 1:
                     keys[index] = None
         return keys
+
+
+def is_intact(batch: RecordBatch) -> bool:
+    """Whether both checksums of a frame of version BLOCKS hold, of its head and of its values."""
+    data, values_at = batch._data, batch._values_at
+    if crc32c(data[CRC_START:values_at]) != batch.header.crc:
+        return False
+    block_count = -(-(len(data) - values_at) // BLOCK_BYTES)
+    last: int = unpack_from("<I", data, batch._checks_at + 4 * block_count - 4)[0]
+    return crc32c(data[values_at:]) == last

@@ -6,7 +6,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from segstore.errors import RecordTooLargeError, UnsupportedFormatError
-from segstore.format.batch import RecordBatch
+from segstore.format.batch import RecordBatch, is_intact
 from segstore.format.buffers import Buffer, padding
 from segstore.format.checksum import crc32c
 from segstore.format.columns import join_times, join_values
@@ -206,7 +206,7 @@ def decode_frame(
         batch = _columns(frame, header)
         if isinstance(batch, Invalid):
             return batch
-        if not batch.is_intact():
+        if not is_intact(batch):
             return Invalid("checksum mismatch")
         return _unfit(header, log_tag) or batch
     if header.crc != crc32c(frame[CRC_START:]):
