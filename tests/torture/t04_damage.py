@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from segstore.config import LogConfig
 from segstore.errors import CorruptionError, LogNotFoundError, SegstoreError, UnsupportedFormatError
+from segstore.format.framelayout import BLOCKS
 from segstore.format.scanner import NEED_DATA, Frame, Scanner
 from segstore.log.log import Log
 from segstore.testing.memory import SECTOR_BYTES, MemoryDisk
@@ -16,8 +17,10 @@ from tests.torture.expected import Sent, compare
 from tests.torture.workload import small_tail
 
 CONFIG = LogConfig.of(
-    {"background": False, "segment_size": 4096, "batch_size": 512}, environment={}
+    {"background": False, "segment_size": 8192, "batch_size": 8192}, environment={}
 )
+# The offsets of records in a frame of several blocks.
+LARGE = range(60, 65)
 _UNSEEN = ("lock", "doorbell")  # whatever is in them is never relied on
 
 
@@ -31,6 +34,8 @@ class Sample:
             Sent(b"k%d" % n if n % 3 == 0 else None, b"record %d " % n * 4, n * 10)
             for n in range(60)
         ]
+        # One frame of several blocks, each with a check of its own.
+        large = [Sent(None, b"large record %d " % n * 70, None) for n in LARGE]
         for start in range(0, 60, 20):
             for n in range(start, start + 20, 4):
                 part = self.sent[n : n + 4]
@@ -45,9 +50,14 @@ class Sample:
             if start == 0:
                 log.maintain()
                 log.compress()
+        log.roll()
+        log.append_many([sent.value for sent in large], timestamps=[0] * len(LARGE))
         log.close()
+        self.sent += [sent._replace(timestamp=0) for sent in large]
         self.files = disk.contents()
+        self.has_blocks = False
         self.batches = list(self._batches())
+        assert self.has_blocks
 
     def _batches(self) -> Iterator[range]:
         for name, data in sorted(self.files.items()):
@@ -57,6 +67,7 @@ class Sample:
                 scanner = Scanner(None, int(name[:20]), 64)
                 scanner.feed(data[64:], is_last=True)
                 while isinstance(event := scanner.next(), Frame):
+                    self.has_blocks |= event.batch.header.version == BLOCKS
                     yield range(event.batch.base_offset, event.batch.end_offset)
                 assert event is NEED_DATA
 
@@ -131,7 +142,8 @@ def check(sample: Sample, files: dict[str, bytes], mode: str, batches_max: int |
             found.add(record.offset)
     except (SegstoreError, OSError) as error:
         raise BrokenError(f"I7: reading on raised {error!r}") from error
-    lost = set(range(60)) - found
+    count = len(sample.sent)
+    lost = set(range(count)) - found
     hit = [batch for batch in sample.batches if lost.intersection(batch)]
     if batches_max is not None and len(hit) > batches_max:
         raise BrokenError(f"I3: {len(hit)} batches lost, {sorted(lost)}")
@@ -141,17 +153,20 @@ def check(sample: Sample, files: dict[str, bytes], mode: str, batches_max: int |
     reported = {offset for item in log.recovery.lost for offset in item.offsets}
     reported |= {offset for item in log.verify().lost for offset in item.offsets}
     if log.recovery.cut:
-        reported |= set(range(log.end_offset, 60))
+        reported |= set(range(log.end_offset, count))
     if mode == "r" and not lost <= reported:
-        reported |= set(range(log.end_offset, 60)) if log.end_offset < 60 else set()
+        reported |= set(range(log.end_offset, count))
     if not lost <= reported:
         raise BrokenError(f"I1: {sorted(lost - reported)} are lost and nothing says so")
-    for offset in sorted(lost & set(range(log.start_offset, log.end_offset)))[:2]:
+    readable = sorted(lost & set(range(log.start_offset, log.end_offset)))
+    for offset in readable[:2] + [offset for offset in readable[2:] if offset in LARGE]:
         try:
-            log[offset]
+            record = log[offset]
         except CorruptionError:
             continue
-        raise BrokenError(f"I1: log[{offset}] says nothing of its loss")
-    if mode == "a" and batches_max is not None and log.end_offset < 60:
+        if offset not in LARGE:
+            raise BrokenError(f"I1: log[{offset}] says nothing of its loss")
+        compare(record, sample.sent[offset])  # in a block that was not hit
+    if mode == "a" and batches_max is not None and log.end_offset < count:
         raise BrokenError(f"I4: offsets from {log.end_offset} on would be given out again")
     log.close()
