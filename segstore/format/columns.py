@@ -51,9 +51,10 @@ def join_times(timestamps: Sequence[int], /) -> tuple[int, int, Buffer]:
 
 
 def measure(values: Iterable[object], /) -> tuple[list[bytes], Sequence[int]] | None:
-    """The values in a list that nobody else has, and how many bytes the first 0, 1, 2 ... take.
+    """The values as a list, and how many bytes the first 0, 1, 2 ... take.
 
-    None unless every value is bytes, and of no subclass.
+    None unless every value is bytes, and of no subclass. The list is a copy, because `join_body`
+    relies on what was measured. (The one in C does not, and may give the list it got.)
     """
     values = list(values)
     if not set(map(type, values)) <= {bytes}:

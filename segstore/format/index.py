@@ -166,9 +166,11 @@ class OffsetIndex:
         return count
 
 
-def encode_entry(relative_offset: int, position: int, max_timestamp: int) -> bytes:
-    """The 16 bytes of one entry."""
-    return _ENTRY.pack(position, relative_offset, max_timestamp)
+def store_entry(
+    view: memoryview, at: int, relative_offset: int, position: int, max_timestamp: int
+) -> None:
+    """Put the 16 bytes of one entry in their place."""
+    _ENTRY.pack_into(view, at, position, relative_offset, max_timestamp)
 
 
 def encode_stamp(stamp: Stamp) -> bytes:

@@ -16,6 +16,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from segstore.config import Durability
 from segstore.errors import (
@@ -169,8 +170,10 @@ class LogWriter:
         with self._append_lock, self._gate:
             at = time.time_ns() if timestamp is None else timestamp
             base_offset = self.buffer.next_offset
-            frame = self._frame(base_offset, [value], at, None if key is None else [key])
-            self._append_frames([frame], [value], [at], None if key is None else [key])
+            keys = None if key is None else [key]
+            self._append_frames(
+                self._frames(base_offset, [value], at, keys, [0, len(value)]), [value], [at], keys
+            )
         self._after_append(level, base_offset + 1)
         return base_offset
 
@@ -482,29 +485,6 @@ class LogWriter:
             with suppress(StorageError):
                 self.seal_rolled()
 
-    def _frame(
-        self,
-        base_offset: int,
-        values: Sequence[bytes],
-        timestamps: int | Sequence[int],
-        keys: Sequence[bytes | None] | None,
-        start: int = 0,
-        stop: int | None = None,
-        ends: Sequence[int] | None = None,
-    ) -> EncodedFrame:
-        return encode_frame(
-            base_offset,
-            values,
-            timestamps,
-            keys,
-            append_time=self.buffer.append_time,
-            log_tag=self._log_tag,
-            durable_offset=self._durable_offset,
-            start=start,
-            stop=stop,
-            ends=ends,
-        )
-
     def _frames(
         self,
         base_offset: int,
@@ -523,7 +503,18 @@ class LogWriter:
             both = list(map(int.__add__, ends, key_ends))
             cuts = cut_batch(both, self._batch_size_bytes, column_count=2)
         return [
-            self._frame(base_offset + start, values, timestamps, keys, start, stop, ends)
+            encode_frame(
+                base_offset + start,
+                values,
+                timestamps,
+                keys,
+                append_time=self.buffer.append_time,
+                log_tag=self._log_tag,
+                durable_offset=self._durable_offset,
+                start=start,
+                stop=stop,
+                ends=ends,
+            )
             for start, stop in cuts
         ]
 
@@ -636,11 +627,14 @@ def cut_batch(ends: Sequence[int], size_bytes: int, column_count: int = 1) -> li
         return [(0, record_count)]
     piece_count = max(-(-total // size_bytes), -(-record_count // _PIECE_RECORDS_MAX))
     targets = (total * number // piece_count for number in range(1, piece_count))
-    numbers = range(record_count)
-    cuts = {
-        bisect_left(numbers, target, key=lambda number: ends[number] + offset_bytes * number)
-        for target in targets
-    }
+    cuts = set()
+    for target in targets:
+        # The offsets before it come to 0 at least and to those of all records at most.
+        first = bisect_left(ends, target - offset_bytes * record_count)
+        last = bisect_left(ends, target, first)
+        near = range(first, min(last, record_count))
+        key = lambda number: ends[number] + offset_bytes * number  # noqa: E731
+        cuts.add(first + bisect_left(near, target, key=key))
     # Pieces of much the same size may differ in their number of records as far as you like.
     cuts.update(range(_PIECE_RECORDS_MAX, record_count, _PIECE_RECORDS_MAX))
     stops = sorted(cut for cut in cuts if 0 < cut < record_count)
@@ -669,7 +663,14 @@ def _measured(values: Sequence[Buffer], what: str) -> tuple[list[bytes], Sequenc
     """The values as bytes in a list of our own, and how many the first 0, 1, 2 ... take."""
     if isinstance(values, bytes | bytearray | memoryview | str):
         raise TypeError(f"append_many takes a sequence of {what}s, not one {type(values).__name__}")
-    values = values if type(values) is list else list(values)
+    plain, ends = _sized(values if type(values) is list else list(values), what)
+    if plain is values and ends[-1] <= STAGED_FRAME_BYTES_MAX:
+        # It may be staged, and what is drained has to be what was framed, whoever has the list too.
+        plain, ends = _sized(plain.copy(), what)
+    return plain, ends
+
+
+def _sized(values: list[Any], what: str) -> tuple[list[bytes], Sequence[int]]:
     measured = measure(values) or measure([as_bytes(value, what) for value in values])
     assert measured is not None
     return measured

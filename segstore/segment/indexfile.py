@@ -15,7 +15,7 @@ from segstore.format.index import (
     OffsetIndex,
     Stamp,
     decode_stamp,
-    encode_entry,
+    store_entry,
 )
 from segstore.format.names import RAW_INDEX_SUFFIX, segment_file
 
@@ -75,8 +75,7 @@ class IndexFile:
     def put(self, slot: int, relative_offset: int, position: int, max_timestamp: int) -> None:
         """Store the entry `slot`."""
         at = ENTRIES_POSITION + slot * ENTRY_BYTES
-        entry = encode_entry(relative_offset, position, max_timestamp)
-        self._mapping.view[at : at + ENTRY_BYTES] = entry
+        store_entry(self._mapping.view, at, relative_offset, position, max_timestamp)
 
     def clear_from(self, slot: int) -> None:
         """Empty the entries from `slot` on."""

@@ -34,9 +34,9 @@ from segstore.format.index import (
     OffsetIndex,
     Stamp,
     decode_stamp,
-    encode_entry,
     encode_stamp,
     is_body_intact,
+    store_entry,
 )
 from segstore.format.names import OFFSET_MAX
 
@@ -148,7 +148,10 @@ def index_of(steps) -> tuple[OffsetIndex, list[tuple[int, int, int]]]:
 def test_index_entries_come_back_and_end_at_the_first_empty_one(steps, empty_count):
     index, entries = index_of(steps)
     data = index.encode()
-    assert data == b"".join(encode_entry(*entry) for entry in entries)
+    stored = bytearray(len(data))
+    for slot, entry in enumerate(entries):
+        store_entry(memoryview(stored), slot * ENTRY_BYTES, *entry)
+    assert data == stored
     found = OffsetIndex.decode(data + bytes(empty_count * ENTRY_BYTES))
     assert [found[slot] for slot in range(len(found))] == entries
 
