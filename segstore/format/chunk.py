@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from segstore.format.buffers import ALIGNMENT_BYTES
+from segstore.format.buffers import ALIGNMENT_BYTES, Buffer
 from segstore.format.fileheader import FILE_HEADER_BYTES
 from segstore.format.framelayout import FRAME_BYTES_MAX
 
@@ -31,7 +31,7 @@ STORED_BLOCK = 1 << 31  # in a block's size: its bytes are as they were
 BLOCK_RAW_BYTES_MIN = 1 << 16  # no encoder cuts blocks smaller, but for the last
 
 
-def encode_chunk(data: bytes, codec: Codec) -> bytes:
+def encode_chunk(data: Buffer, codec: Codec) -> bytes:
     """`data` as one LZ4 frame."""
     import lz4.frame
 
@@ -49,7 +49,7 @@ def encode_chunk(data: bytes, codec: Codec) -> bytes:
     return compressed
 
 
-def chunk_raw_bytes(data: bytes, at: int) -> int | None:
+def chunk_raw_bytes(data: Buffer, at: int) -> int | None:
     """The decompressed size that the LZ4 frame at `at` states, or None for no frame of ours."""
     if data[at : at + 4] != LZ4_MAGIC or len(data) < at + DESCRIPTOR_BYTES:
         return None
@@ -60,7 +60,7 @@ def chunk_raw_bytes(data: bytes, at: int) -> int | None:
     return size if is_possible else None
 
 
-def decode_chunk(data: bytes) -> bytes:
+def decode_chunk(data: Buffer) -> bytes:
     """The plain bytes of one LZ4 frame.
 
     Raises:

@@ -42,6 +42,12 @@ from segstore.segment.state import SegmentState, write_sealed_index
 # were not taken, because they widen both.
 CHUNK_BYTES = 64 * 1024
 
+# Plain bytes that are written and read back at a time: few calls, and still in the cache of a core
+# when they are compared.
+GROUP_BYTES = 8 * CHUNK_BYTES
+# The device gets to work on what is written after each so many bytes.
+SYNC_START_BYTES = 1024 * 1024
+
 
 def compress_segment(
     disk: Disk, reader: SegmentReader, log_id: bytes, created: int, end_offset: int, codec: Codec
@@ -60,11 +66,10 @@ def compress_segment(
     file = open_anew(disk, aside)
     try:
         state = SegmentState(base_offset, index_interval_bytes=0)
-        starts: list[int] = []
-        position = 0
+        writer = _ChunkWriter(file, codec)
         for chunk in _chunks(_merged(_batches(reader, end_offset)), header, state):
-            starts.append(position)
-            position += _write_chunk(file, chunk, position, codec)
+            writer.add(chunk)
+        writer.flush()
         file.sync()
         if state.is_empty:
             raise _damage(reader, base_offset, end_offset, "no record of it can be read")
@@ -73,7 +78,13 @@ def compress_segment(
         if key_filter is None and state.has_keys:  # its index was damaged
             key_filter = key_filter_of(disk, base_offset, log_tag(log_id))
         stamp = write_sealed_index(
-            disk, index_name, header, state, key_filter, data_bytes=position, chunk_starts=starts
+            disk,
+            index_name,
+            header,
+            state,
+            key_filter,
+            data_bytes=writer.position,
+            chunk_starts=writer.starts,
         )
         file.close()
         disk.rename(aside, name)
@@ -84,7 +95,7 @@ def compress_segment(
             disk.unlink(index_name)
         raise
     disk.sync_directory()
-    return Segment(base_offset, True, position, stamp)
+    return Segment(base_offset, True, writer.position, stamp)
 
 
 def _batches(reader: SegmentReader, end_offset: int) -> Iterator[RecordBatch]:
@@ -130,7 +141,7 @@ def _merged(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch | list[Recor
 
 def _chunks(
     items: Iterator[RecordBatch | list[RecordBatch]], header: FileHeader, state: SegmentState
-) -> Iterator[bytes]:
+) -> Iterator[Buffer]:
     """The plain bytes of each chunk; `state` counts the first frame of each as its entry."""
     parts: list[Buffer] = [encode_file_header(header)]
     size = FILE_HEADER_BYTES
@@ -156,7 +167,7 @@ def _chunks(
             extremes = fields.min_timestamp, fields.max_timestamp
             count, append_time, has_keys = len(item), fields.append_time, item.has_keys
         if size + frame_bytes > CHUNK_BYTES and not is_first:
-            yield b"".join(parts)
+            yield parts[0] if len(parts) == 1 else b"".join(parts)
             parts, size, is_first = [], 0, True
         state.add(
             position,
@@ -173,7 +184,7 @@ def _chunks(
         position += frame_bytes
         is_first = False
     if parts:
-        yield b"".join(parts)
+        yield parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _merge(batches: list[RecordBatch]) -> EncodedFrame:
@@ -193,14 +204,65 @@ def _merge(batches: list[RecordBatch]) -> EncodedFrame:
     )
 
 
-def _write_chunk(file: File, chunk: bytes, position: int, codec: Codec) -> int:
-    """Write a chunk and read it back; the size it takes.
+class _ChunkWriter:
+    """Writes chunks in groups, and reads each group back.
 
-    Raises:
-        OSError: it can't be written, or did not come back as it was written.
+    Attributes:
+        starts: where each chunk starts in the file.
+        position: where the next one will.
     """
-    data = encode_chunk(chunk, codec)
-    file.write([data], position)
-    if decode_chunk(file.read(len(data), position)) != chunk:
-        raise OSError(5, "a compressed chunk did not read back as it was written", file.name)
-    return len(data)
+
+    def __init__(self, file: File, codec: Codec) -> None:
+        self._file = file
+        self._codec = codec
+        self.starts: list[int] = []
+        self.position = 0
+        self._sync_started = 0
+        self._written = 0
+        self._group: list[tuple[Buffer, bytes]] = []
+        self._group_bytes = 0
+
+    def add(self, chunk: Buffer) -> None:
+        """Take the plain bytes of the next chunk.
+
+        Raises:
+            OSError: chunks can't be written, or did not come back as they were written.
+        """
+        data = encode_chunk(chunk, self._codec)
+        self.starts.append(self.position)
+        self.position += len(data)
+        self._group.append((chunk, data))
+        self._group_bytes += len(chunk)
+        if self._group_bytes >= GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write and read back what was added.
+
+        Raises:
+            OSError: see `add`.
+        """
+        start, group = self._written, self._group
+        self._file.write([data for _, data in group], start)
+        found = memoryview(self._file.read(self.position - start, start))
+        at = 0
+        for chunk, data in group:
+            if not _holds(found[at : at + len(data)], chunk):
+                name = self._file.name
+                raise OSError(5, "a compressed chunk did not read back as it was written", name)
+            at += len(data)
+        self._written = self.position
+        self._group, self._group_bytes = [], 0
+        # Only once it was read back: what the device has may leave the cache.
+        if self._written - self._sync_started >= SYNC_START_BYTES:
+            self._file.start_sync(self._written - self._sync_started, self._sync_started)
+            self._sync_started = self._written
+
+
+def _holds(data: Buffer, chunk: Buffer) -> bool:
+    try:
+        found = decode_chunk(data)
+    except ValueError:
+        return False
+    # `==` on a view compares item by item, some twenty times slower.
+    return len(found) == len(chunk) and found.startswith(chunk)

@@ -15,6 +15,7 @@ import pytest
 
 import segstore
 from segstore import CorruptionError, Log, Record
+from segstore.disk.real import OsFile
 from segstore.segment import source
 
 from .records import append_mix, assert_equal, lines
@@ -61,6 +62,32 @@ def test_a_log_is_the_same_before_during_and_after(path: str, codec: str) -> Non
     assert_equal(segstore.open(path, "r"), records)
     with open_log(path) as log:
         assert log.recovery.was_clean
+        assert_equal(log, records)
+
+
+@pytest.mark.parametrize("at", [0, 300, 2000, -1])
+def test_what_does_not_read_back_as_written_is_not_committed(
+    path: str, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = OsFile.read
+
+    def flip(file: OsFile, size_bytes: int, position: int) -> bytes:
+        data = bytearray(read(file, size_bytes, position))
+        if file.name.endswith(".lz4.tmp"):
+            data[at] ^= 1
+        return bytes(data)
+
+    with open_log(path) as log:
+        records = append_mix(log, 1000)
+        log.roll()
+        before = set(os.listdir(path))
+        monkeypatch.setattr(OsFile, "read", flip)
+        with pytest.raises(OSError, match="did not read back"):
+            log.compress()
+        assert set(os.listdir(path)) == before
+        monkeypatch.undo()
+        assert_equal(log, records)
+        assert log.compress() > 0
         assert_equal(log, records)
 
 
