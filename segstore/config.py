@@ -5,8 +5,6 @@ file. Sizes are ints in bytes or text with an exact unit ("64MiB"), ages are sec
 text ("7d", "1h30m").
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -68,7 +66,7 @@ class LogConfig(NamedTuple):
         *,
         environment: Mapping[str, str] | None = None,
         toml: str | os.PathLike[str] | None = None,
-    ) -> LogConfig:
+    ) -> "LogConfig":
         """Options from all sources, the first that names one winning.
 
         `environment` defaults to the process's; `toml` is a file with the options at its top
@@ -148,7 +146,7 @@ def parse_size(value: Size) -> int:
     return int(bits.bytes)
 
 
-def parse_age(value: Age) -> float:
+def parse_age(value: "Age") -> float:
     """Seconds from a number, a timedelta or text such as "7d" or "1h30m".
 
     Raises:

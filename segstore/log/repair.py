@@ -1,7 +1,5 @@
 """Repairing a log: new indexes where they are missing, damaged bytes out of the way."""
 
-from __future__ import annotations
-
 import os
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ The copy is built in a directory of its own beside the target, brought to the de
 its name by one rename: there is a whole snapshot, or none.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 from typing import NamedTuple
