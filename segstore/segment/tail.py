@@ -519,12 +519,13 @@ def stray_offset(reader: TailReader, log_tag: int, end_offset: int) -> int | Non
     where the tail holds nothing of the kind, so that its bytes can't be taken for new ones.
     """
     known_end = reader.offsets().stop
-    data = bytes(reader.view)
+    # What is known to be below the end needs no second look.
+    start = reader.end_position if known_end <= end_offset else FRAMES_POSITION
+    data = bytes(reader.view[start:])
     # With the tag, because a value may hold the frames of another log.
     tag = log_tag.to_bytes(4, "little")
     found = []
-    # What is known to be below the end needs no second look.
-    at = reader.end_position if known_end <= end_offset else FRAMES_POSITION
+    at = 0
     while (at := data.find(FRAME_MAGIC_BYTES, at)) >= 0:
         if at % ALIGNMENT_BYTES == 0 and data[at + 48 : at + 52] == tag:
             offset = int.from_bytes(data[at + 16 : at + 24], "little")
@@ -532,9 +533,9 @@ def stray_offset(reader: TailReader, log_tag: int, end_offset: int) -> int | Non
                 found.append(offset)
         at += 1
     # Damage to one of these marks themselves: the checksum holds once they are put right.
-    at = reader.end_position if known_end in (0, end_offset) else len(data)
-    if at + FRAME_HEADER_BYTES <= len(data):
-        mended = bytearray(data[at:])
+    if known_end in (0, end_offset) and len(data) >= FRAME_HEADER_BYTES:
+        body_bytes = int.from_bytes(data[8:12], "little")
+        mended = bytearray(data[: FRAME_HEADER_BYTES + body_bytes])
         mended[:4] = FRAME_MAGIC_BYTES
         mended[16:24] = end_offset.to_bytes(8, "little")
         mended[48:52] = tag
