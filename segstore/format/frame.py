@@ -200,25 +200,24 @@ def decode_frame(
         return NeedData(size)
     header = FrameHeader._make(fields)
     frame = view[at : at + size]
-    if header.version == BLOCKS:
-        # Where the head ends follows from numbers that are not checked yet; wrong ones lead to a
-        # checksum that does not hold.
-        batch = _columns(frame, header)
-        if isinstance(batch, Invalid):
-            return batch
-        if not is_intact(batch):
+    is_whole = header.version != BLOCKS
+    if is_whole:
+        if header.crc != crc32c(frame[CRC_START:]):
             return Invalid("checksum mismatch")
-        return _unfit(header, log_tag) or batch
-    if header.crc != crc32c(frame[CRC_START:]):
-        return Invalid("checksum mismatch")
-    return _unfit(header, log_tag) or _columns(frame, header)
-
-
-def _columns(frame: memoryview, header: FrameHeader) -> RecordBatch | Invalid:
+        unfit = _unfit(header, log_tag)
+        if unfit is not None:
+            return unfit
+    # Of BLOCKS, where the head ends follows from numbers that are not checked yet; wrong ones lead
+    # to a checksum that does not hold.
     try:
-        return RecordBatch(frame, header)
+        batch = RecordBatch(frame, header)
     except ValueError as error:
         return Invalid(str(error))
+    if is_whole:
+        return batch
+    if not is_intact(batch):
+        return Invalid("checksum mismatch")
+    return _unfit(header, log_tag) or batch
 
 
 def _unfit(header: FrameHeader, log_tag: int | None) -> Invalid | None:
