@@ -253,12 +253,11 @@ class LogWriter:
             with self._device_lock:
                 self._sync(with_index=True)
             return self._durable_offset
-        if not self._sync_turn.take(target):
-            return self._durable_offset
         try:
-            with self._device_lock:
-                if self._durable_offset < target:
-                    self._sync(with_index=False)
+            if self._sync_turn.take(target):
+                with self._device_lock:
+                    if self._durable_offset < target:
+                        self._sync(with_index=False)
         finally:
             self._sync_turn.pass_on(self._durable_offset)
         return self._durable_offset
@@ -364,6 +363,8 @@ class LogWriter:
                 self.buffer.release()
                 if self._tail is not None:
                     self._tail.close()
+            # If this thread was interrupted in a sync, the others learn of it here.
+            self._sync_turn.pass_on(self._durable_offset)
 
     def abandon(self) -> None:
         """Refuse everything from now on: for the child of a fork, which has this thread only."""

@@ -3,12 +3,15 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import segstore
+from segstore.log import groupcommit
 from segstore.log.groupcommit import SyncTurn
+from tests.log.test_interrupt import interrupted
 
 THREAD_COUNT = 16
 RECORD_COUNT_EACH = 12
@@ -85,40 +88,169 @@ def test_after_a_sync_that_failed_everybody_gets_a_turn_to_find_out() -> None:
     assert sorted(turns) == list(range(2, 10))
 
 
-@pytest.mark.parametrize("has_turn", [False, True])
-def test_a_thread_that_is_interrupted_while_it_waits_is_not_waited_for(has_turn: bool) -> None:
+class Others:
+    """Threads that sync through a turn, as a log does."""
+
+    def __init__(self, turn: SyncTurn) -> None:
+        self.turn = turn
+        self.threads: list[threading.Thread] = []
+
+    def wait_for(self, *targets: int) -> None:
+        """One more that waits for each target, in this order."""
+        for target in targets:
+            count = len(self.turn._waiting)
+            self.start(lambda target=target: self.sync(target))
+            while len(self.turn._waiting) == count:
+                time.sleep(0.0001)
+
+    def sync(self, target: int) -> None:
+        try:
+            self.turn.take(target)
+        finally:
+            self.turn.pass_on(target)
+
+    def start(self, work: Callable[[], None]) -> None:
+        self.threads.append(threading.Thread(target=work, daemon=True))
+        self.threads[-1].start()
+
+    def join(self) -> None:
+        for thread in self.threads:
+            thread.join(10)
+        assert not any(thread.is_alive() for thread in self.threads)
+        assert self.turn._waiting == []
+        assert self.turn._owner is None
+
+
+def test_an_interrupt_while_the_turn_is_passed_on_leaves_nobody_behind() -> None:
+    step = 0
+    was_interrupted = True
+    while was_interrupted:
+        turn = SyncTurn()
+        others = Others(turn)
+        assert turn.take(1)
+        others.wait_for(2, 9, 3, 8)
+        was_interrupted = interrupted(lambda turn=turn: turn.pass_on(3), step)
+        turn.pass_on(3)  # as closing does
+        others.join()
+        step += 1
+    assert step > 5
+
+
+@pytest.mark.parametrize("reached", [0, 3, 5])
+def test_an_interrupt_while_a_thread_waits_leaves_nobody_behind(reached: int) -> None:
+    step = 0
+    was_interrupted = True
+    while was_interrupted:
+        turn = SyncTurn()
+        others = Others(turn)
+        is_over = threading.Event()
+
+        def own(turn: SyncTurn = turn, is_over: threading.Event = is_over) -> None:
+            assert turn.take(1)
+            while len(turn._waiting) < 3 and not is_over.is_set():
+                time.sleep(0.0001)
+            turn.pass_on(reached)
+
+        others.start(own)
+        while turn._owner is None:
+            time.sleep(0.0001)
+        others.wait_for(2, 4)
+        was_interrupted = interrupted(lambda others=others: others.sync(5), step)
+        is_over.set()
+        turn.pass_on(5)
+        others.join()
+        step += 1
+    assert step > 5
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_an_interrupt_while_a_group_gathers_leaves_nobody_behind(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(groupcommit, "GATHER_S", 0.005)
+    step = 0
+    was_interrupted = True
+    while was_interrupted:
+        turn = SyncTurn()
+        turn._expected_count = count
+        others = Others(turn)
+        is_over = threading.Event()
+
+        def come(others: Others = others, is_over: threading.Event = is_over) -> None:
+            while not others.turn._waiting and not is_over.is_set():
+                time.sleep(0.0001)
+            others.sync(3)
+
+        others.start(come)
+        was_interrupted = interrupted(lambda others=others: others.sync(5), step)
+        is_over.set()
+        turn.pass_on(5)
+        others.join()
+        step += 1
+    assert step > 10
+
+
+def test_an_interrupt_of_the_last_of_a_group_leaves_nobody_behind() -> None:
+    step = 0
+    was_interrupted = True
+    while was_interrupted:
+        turn = SyncTurn()
+        turn._expected_count = 2
+        others = Others(turn)
+        others.start(lambda others=others: others.sync(2))
+        was_interrupted = interrupted(lambda others=others: others.sync(5), step)
+        turn.pass_on(5)
+        others.join()
+        step += 1
+    assert step > 10
+
+
+def test_closing_frees_those_that_wait_for_a_thread_that_was_interrupted(tmp_path: Path) -> None:
+    log = segstore.open(tmp_path / "log", background=False)
+    turn = log._writer._sync_turn  # type: ignore[union-attr]
+    assert turn.take(1)
+    outcomes: list[object] = []
+
+    def append() -> None:
+        try:
+            outcomes.append(log.append(b"x", durability="durable"))
+        except segstore.StorageError as error:
+            outcomes.append(error)
+
+    others = Others(turn)
+    others.start(append)
+    while not turn._waiting:
+        time.sleep(0.001)
+    log.close()
+    others.join()
+    assert outcomes == [0]  # closing has synced it
+
+
+def test_who_does_not_come_back_is_waited_for_once() -> None:
     turn = SyncTurn()
-    other = threading.Thread(target=turn.take, args=(1,))
-    other.start()
-    other.join()
-    real = threading.Lock
+    others = Others(turn)
+    assert turn.take(1)
+    others.wait_for(2, 3)
+    turn.pass_on(3)
+    others.join()
+    assert turn._expected_count == 3
+    assert turn.take(4)
+    assert turn._waiting == []
+    turn.pass_on(4)
+    assert turn._expected_count == 1
 
-    class Interrupted:
-        """A lock whose second acquire is interrupted, before or after it was given the turn."""
 
-        def __init__(self) -> None:
-            self.lock = real()
-            self.count = 0
-
-        def acquire(self) -> None:
-            self.count += 1
-            if self.count == 2:
-                if has_turn:
-                    turn.pass_on(1)
-                raise KeyboardInterrupt
-            self.lock.acquire()
-
-        def release(self) -> None:
-            self.lock.release()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threading, "Lock", Interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            turn.take(2)
-    if not has_turn:
-        assert turn._waiting == []
-        turn.pass_on(1)
-    assert turn.take(3)
+def test_the_last_of_a_group_gives_the_turn_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groupcommit, "GATHER_S", 60)
+    turn = SyncTurn()
+    turn._expected_count = 3
+    others = Others(turn)
+    others.wait_for(1, 2)
+    assert turn._owner is None
+    assert turn.take(3)  # after two syncs that did not reach as far
+    assert turn._reached == 2
+    turn.pass_on(3)
+    others.join()
 
 
 def test_a_thread_that_was_interrupted_before_it_could_pass_on_may_take_its_turn_again() -> None:
