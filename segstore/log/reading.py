@@ -143,7 +143,8 @@ class LogReader:
         first, end = view.start_offset(), view.end_offset()
         if not first <= offset < end:
             raise OffsetOutOfRangeError(offset, first, end)
-        self.check_open()
+        if self.refusal is not None:
+            raise self.refusal
         # With the epoch as it was before the look, so that a batch which another thread read before
         # offsets were given out again can't answer for the new ones.
         epoch, catalog = self._look()

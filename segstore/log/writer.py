@@ -54,6 +54,7 @@ class LogWriter:
         manager: the segments.
         sync_count: how many syncs were made.
         rewind_count: how often offsets were given out again.
+        written_end: one past the last record that stands in a segment; the tail has those after it.
         wake: called after an append while rolled segments wait for their seal.
         owner: kept alive, with its lock and its thread, by whoever keeps the plain append only.
     """
@@ -91,7 +92,7 @@ class LogWriter:
         self._is_halfway = False
         self._process_id = os.getpid()
         self._durable_offset = durable_offset
-        self._written_end = next_offset
+        self.written_end = next_offset
         self._staged_keys: dict[int, bytes] = {}
         self.rewind_count = 0
         # Where there is no tail, a tail without any room does the same.
@@ -115,11 +116,6 @@ class LogWriter:
     def durable_offset(self) -> int:
         """Every record below it survives power loss."""
         return self._durable_offset
-
-    @property
-    def written_end(self) -> int:
-        """One past the last record that stands in a segment; the tail has those after it."""
-        return self._written_end
 
     @property
     def failure(self) -> SegstoreError | None:
@@ -220,13 +216,13 @@ class LogWriter:
         with self._append_lock, self._gate:
             has_keys = staged.keys.count(None) < len(staged.keys)
             frames = self._frames(
-                self._written_end,
+                self.written_end,
                 staged.values,
                 staged.timestamps,
                 staged.keys if has_keys else None,
             )
             self._write(frames)
-            self.buffer.next_offset = self._written_end
+            self.buffer.next_offset = self.written_end
 
     def drain(self) -> int:
         """Write what is staged in the tail to the active segment; the end offset reached.
@@ -236,7 +232,7 @@ class LogWriter:
         """
         with self._append_lock, self._gate:
             self._drain()
-            return self._written_end
+            return self.written_end
 
     def sync(self, offset: int | None = None, *, with_index: bool = False) -> int:
         """Make every record below `offset` (by default all) durable; the durable offset reached.
@@ -319,7 +315,7 @@ class LogWriter:
     def rewind(self, end_offset: int) -> None:
         """Go on from a lower end offset; whoever calls is in `exclusively` and cut the files."""
         self.rewind_count += 1
-        self._written_end = end_offset
+        self.written_end = end_offset
         self._durable_offset = min(self._durable_offset, end_offset)
         self._staged_keys = {}
         self._restart_tail()
@@ -409,7 +405,7 @@ class LogWriter:
                 return
         self._drain()
         self._write(frames)
-        buffer.next_offset = self._written_end
+        buffer.next_offset = self.written_end
 
     def _drain(self) -> None:
         buffer = self.buffer
@@ -418,7 +414,7 @@ class LogWriter:
         keys: list[bytes | None] | None = None
         if self._staged_keys:
             keys = [self._staged_keys.get(index) for index in range(len(buffer.values))]
-        frames = self._frames(self._written_end, buffer.values, buffer.timestamps, keys)
+        frames = self._frames(self.written_end, buffer.values, buffer.timestamps, keys)
         self._write(frames)
         self._staged_keys = {}
         self._restart_tail()
@@ -447,15 +443,15 @@ class LogWriter:
         except OSError as error:
             raise self._storage_error(error, "the records can't be written") from error
         last = frames[-1]
-        self._written_end = last.base_offset + last.record_count
+        self.written_end = last.base_offset + last.record_count
         if self._tail is not None:
-            self._tail.end.advance(self._written_end)
+            self._tail.end.advance(self.written_end)
 
     def _sync(self, *, with_index: bool) -> None:
         """Drain, then sync outside the append lock; the device lock is held."""
         with self._append_lock, self._gate:
             self._drain()
-            target = self._written_end
+            target = self.written_end
             writers = self.manager.writers()
         try:
             for writer in writers:

@@ -107,7 +107,7 @@ class SegmentReader:
         """
         if slot < 0:
             return None
-        position = self.index.position(slot)
+        position = (self._index or self.index).position(slot)
         read = self.source.read
         wanted = HEAD_READ_BYTES
         # With keys it takes two looks to know where the head ends.
@@ -273,8 +273,8 @@ REBUILD_INTERVAL_BYTES = 4096
 # How far a growing segment may be ahead of the entries known of it before more are read.
 GROWTH_BYTES = 128 * 1024
 
-# What a point read reads first: the head of a frame of some 900 records.
-HEAD_READ_BYTES = 4096
+# What a point read reads first: the head of a frame of some 700 records.
+HEAD_READ_BYTES = 3072
 
 # A span between two index entries that is longer than this is read frame by frame.
 SPAN_BYTES_MAX = 1 << 20
