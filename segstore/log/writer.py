@@ -16,6 +16,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from typing import Any
 
 from segstore.config import Durability
@@ -623,19 +624,24 @@ def cut_batch(ends: Sequence[int], size_bytes: int, column_count: int = 1) -> li
     if total <= size_bytes and record_count <= _PIECE_RECORDS_MAX:
         return [(0, record_count)]
     piece_count = max(-(-total // size_bytes), -(-record_count // _PIECE_RECORDS_MAX))
-    targets = (total * number // piece_count for number in range(1, piece_count))
-    cuts = set()
-    for target in targets:
-        # The offsets before it come to 0 at least and to those of all records at most.
-        first = bisect_left(ends, target - offset_bytes * record_count)
-        last = bisect_left(ends, target, first)
-        near = range(first, min(last, record_count))
-        key = lambda number: ends[number] + offset_bytes * number  # noqa: E731
-        cuts.add(first + bisect_left(near, target, key=key))
+    # Mostly records are much alike, and as many in each piece will do.
+    stops = [record_count * number // piece_count for number in range(piece_count + 1)]
+    places = [ends[stop] + offset_bytes * stop for stop in stops]
+    sizes = list(map(int.__sub__, places[1:], places))
+    if 2 * piece_count * min(sizes) >= total and max(sizes) <= size_bytes:
+        return list(pairwise(stops))
+    cuts = {
+        bisect_left(
+            range(record_count),
+            total * number // piece_count,
+            key=lambda count: ends[count] + offset_bytes * count,
+        )
+        for number in range(1, piece_count)
+    }
     # Pieces of much the same size may differ in their number of records as far as you like.
     cuts.update(range(_PIECE_RECORDS_MAX, record_count, _PIECE_RECORDS_MAX))
     stops = sorted(cut for cut in cuts if 0 < cut < record_count)
-    return list(zip([0, *stops], [*stops, record_count], strict=True))
+    return list(pairwise([0, *stops, record_count]))
 
 
 def as_bytes(value: Buffer, what: str) -> bytes:
