@@ -219,8 +219,8 @@ class PythonTailBuffer:
         next_offset: the log end offset.
         position: where the next frame goes.
         limit: where the frames have to end, at the end of the tail or before.
-        values, timestamps: what is staged, one item a record, oldest first; the timestamps are
-            int64, so that one costs no Python object.
+        values, timestamps: what is staged, one item a record, oldest first. (The timestamps of
+            the kernel are int64 in a buffer, so that one costs no Python object.)
         append_time, durable_offset: what goes into the headers of the frames.
     """
 
@@ -245,14 +245,9 @@ class PythonTailBuffer:
         self.next_offset = 0
         self.position = FRAMES_POSITION
         self.values: list[bytes] = []
-        self._timestamps = array("q")
+        self.timestamps: list[int] = []
         self.append_time = 0
         self.durable_offset = 0
-
-    @property
-    def timestamps(self) -> Sequence[int]:
-        """See above."""
-        return self._timestamps
 
     def append(
         self,
@@ -293,9 +288,16 @@ class PythonTailBuffer:
                         + value
                         + _ZEROS[pad]
                     )
-                    self._put(_PREFIX.pack(FRAME_MAGIC, crc32c(body)) + body, end)
+                    # As `store`, whose call would be a twentieth of all this.
+                    view = self._view
+                    if end + ALIGNMENT_BYTES <= len(view):
+                        view[end : end + ALIGNMENT_BYTES] = _ZERO_WORD
+                    else:
+                        view[end:] = bytes(len(view) - end)
+                    view[position:end] = _PREFIX.pack(FRAME_MAGIC, crc32c(body)) + body
+                    self.position = end
                     self.values.append(value)
-                    self._timestamps.append(now)
+                    self.timestamps.append(now)
                     self.next_offset = offset + 1
                     if self._bell[0]:
                         self._ring()
@@ -308,10 +310,8 @@ class PythonTailBuffer:
 
     def store(self, frame: Buffer) -> None:
         """Put a frame behind the last; whoever calls stages its records and counts them."""
-        self._put(frame, self.position + len(frame))
-
-    def _put(self, frame: Buffer, end: int) -> None:
         view = self._view
+        end = self.position + len(frame)
         if end + ALIGNMENT_BYTES <= len(view):
             view[end : end + ALIGNMENT_BYTES] = _ZERO_WORD
         else:
@@ -329,7 +329,7 @@ class PythonTailBuffer:
         """
         if len(values) != len(timestamps):
             raise ValueError("values and timestamps are lists of the same length")
-        self._timestamps += array("q", timestamps)
+        self.timestamps += array("q", timestamps)
         self.values += values
 
     def release(self) -> None:
@@ -340,7 +340,7 @@ class PythonTailBuffer:
         """Start again at the beginning, with nothing staged: all of it was drained."""
         self.position = FRAMES_POSITION
         self.values = []
-        self._timestamps = array("q")
+        self.timestamps = []
 
 
 TailBuffer: type[PythonTailBuffer] = (

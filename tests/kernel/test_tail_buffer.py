@@ -37,7 +37,9 @@ class Slow:
 
 
 def buffer_times(buffer):
-    """The timestamps as numbers; they have to be int64 in a buffer for the kernel's own loop."""
+    """The timestamps as numbers; the kernel has them as int64 in a buffer, for its own loop."""
+    if isinstance(buffer, PythonTailBuffer):
+        return list(buffer.timestamps)
     times = memoryview(buffer.timestamps)
     assert times.format == "q"
     return times.tolist()
