@@ -156,8 +156,6 @@ class LogReader:
         ):
             try:
                 found = self._find_record(offset, catalog)
-            except ValueError:  # under a checksum that holds: what is wrong is told of a batch
-                found = None
             except OSError as error:
                 raise self._failed(error) from error
             if isinstance(found, Record):
