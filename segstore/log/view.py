@@ -94,7 +94,7 @@ class WriterView:
 
     def end_offset(self) -> int:
         """The writer's."""
-        return self._writer.buffer.next_offset
+        return self._writer.end_offset
 
     def durable_offset(self) -> int:
         """The writer's."""

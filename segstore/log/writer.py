@@ -493,11 +493,11 @@ class LogWriter:
     ) -> list[EncodedFrame]:
         """Cut a batch into frames of about `batch_size` that are much the same size."""
         if ends is None:
-            values, ends = _measured(values, "value")
+            values, ends = _sized(values, "value")
         if keys is None:
             cuts = cut_batch(ends, self._batch_size_bytes)
         else:
-            _, key_ends = _measured([key or b"" for key in keys], "key")
+            _, key_ends = _sized([key or b"" for key in keys], "key")
             both = list(map(int.__add__, ends, key_ends))
             cuts = cut_batch(both, self._batch_size_bytes, column_count=2)
         return [
@@ -673,7 +673,7 @@ def _measured(values: Sequence[Buffer], what: str) -> tuple[list[bytes], Sequenc
     return plain, ends
 
 
-def _sized(values: list[Any], what: str) -> tuple[list[bytes], Sequence[int]]:
+def _sized(values: Sequence[Any], what: str) -> tuple[list[bytes], Sequence[int]]:
     measured = measure(values) or measure([as_bytes(value, what) for value in values])
     assert measured is not None
     return measured

@@ -107,7 +107,7 @@ class SegmentReader:
         """
         if slot < 0:
             return None
-        position = (self._index or self.index).position(slot)
+        position = self.index.position(slot)
         read = self.source.read
         wanted = HEAD_READ_BYTES
         # With keys it takes two looks to know where the head ends.
@@ -159,7 +159,7 @@ class SegmentReader:
 
     def slot(self, offset: int) -> int:
         """The index entry to start from for `offset`; -1 is the start of the segment."""
-        index = self._index or self.index
+        index = self.index
         slot = index.slot_of_offset(offset - self.base_offset)
         if self._may_grow and slot == len(index) - 1:
             with self._growth_lock:
