@@ -73,6 +73,7 @@ def _facts(event: Frame | Damage) -> dict[str, Any]:
             "size_bytes": event.end_position - event.position,
             "offset": event.offset,
             "end_offset": event.end_offset,
+            "lost": [[part.offset, part.end_offset] for part in event.lost],
         }
     header = event.batch.header
     columns = [
@@ -106,6 +107,9 @@ def _in_words(found: dict[str, Any]) -> dict[str, Any]:
         words["DAMAGE"] = repr(found["damage"])
         last = "unknown" if end is None else end - 1
         words["offsets"] = "none" if end == found["offset"] else f"{found['offset']}..{last}"
+        if found["lost"] != [[found["offset"], end]]:
+            lost = (f"{start}..{stop - 1}" for start, stop in found["lost"] if stop > start)
+            words["lost"] = ",".join(lost) or "none"
         return words
     words["offsets"] = f"{found['offset']}..{found['end_offset'] - 1}"
     words["appended"] = format_time(found["append_time"])

@@ -209,11 +209,14 @@ class RecordBatch:
         return keys
 
 
-def is_intact(batch: RecordBatch) -> bool:
-    """Whether both checksums of a frame of version BLOCKS hold, of its head and of its values."""
+def is_head_intact(batch: RecordBatch) -> bool:
+    """Whether the checksum of a frame of version BLOCKS holds, which is that of its head."""
+    return crc32c(batch._data[CRC_START : batch._values_at]) == batch.header.crc
+
+
+def are_values_intact(batch: RecordBatch) -> bool:
+    """Whether the last check of a frame of version BLOCKS holds, which is that of all values."""
     data, values_at = batch._data, batch._values_at
-    if crc32c(data[CRC_START:values_at]) != batch.header.crc:
-        return False
     block_count = -(-(len(data) - values_at) // BLOCK_BYTES)
     last: int = unpack_from("<I", data, batch._checks_at + 4 * block_count - 4)[0]
     return crc32c(data[values_at:]) == last

@@ -6,7 +6,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from segstore.errors import RecordTooLargeError, UnsupportedFormatError
-from segstore.format.batch import RecordBatch, is_intact
+from segstore.format.batch import RecordBatch, are_values_intact, is_head_intact
 from segstore.format.buffers import Buffer, padding
 from segstore.format.checksum import crc32c
 from segstore.format.columns import join_times, join_values
@@ -33,6 +33,7 @@ from segstore.format.framelayout import (
 )
 from segstore.format.kernel import join_body, join_column
 from segstore.format.names import OFFSET_MAX
+from segstore.format.salvage import HoledBatch, find_holes
 
 _PEEK = Struct("<IIIIQ")
 _ZEROS = (b"", *(bytes(n) for n in range(1, 8)))
@@ -147,6 +148,24 @@ def _join_body_with_keys(
     return lowest, highest, attributes, checked, body
 
 
+def encode_batch(batch: RecordBatch, durable_offset_max: int) -> EncodedFrame:
+    """A part of a frame as a frame of its own, which vouches for no more than `durable_offset_max`.
+
+    Raises:
+        ValueError: a column is not well formed, though its checksum holds.
+    """
+    header = batch.header
+    return encode_frame(
+        batch.base_offset,
+        batch.values(),
+        list(batch.timestamps),
+        batch.keys() if batch.has_keys else None,
+        append_time=header.append_time,
+        log_tag=header.log_tag,
+        durable_offset=min(header.durable_offset, durable_offset_max),
+    )
+
+
 def check_record_sizes(values: Sequence[Buffer], keys: Sequence[Buffer | None] | None) -> None:
     """Refuse records over the limit.
 
@@ -173,8 +192,8 @@ def peek_header(view: memoryview, at: int) -> tuple[int, int, int] | None:
 
 def decode_frame(
     view: memoryview, at: int, log_tag: int | None
-) -> RecordBatch | NeedData | Invalid:
-    """The frame that starts at `at`, checked, or why there is none.
+) -> RecordBatch | HoledBatch | NeedData | Invalid:
+    """The frame that starts at `at`, checked, what is left of it, or why there is none.
 
     `log_tag` None takes a frame of any log. Nothing is allocated or believed before the checksum
     held, but for the length, which is first held against the limits.
@@ -215,9 +234,12 @@ def decode_frame(
         return Invalid(str(error))
     if is_whole:
         return batch
-    if not is_intact(batch):
+    if not is_head_intact(batch):
         return Invalid("checksum mismatch")
-    return _unfit(header, log_tag) or batch
+    unfit = _unfit(header, log_tag)
+    if unfit is not None:
+        return unfit
+    return batch if are_values_intact(batch) else find_holes(batch)
 
 
 def _unfit(header: FrameHeader, log_tag: int | None) -> Invalid | None:

@@ -8,21 +8,26 @@ frame is.
 Rule 1: a frame counts only if its checksum holds, it is of this log and its base offset is not
         below the one expected: bytes of an earlier life of the file, or a log stored as a value,
         hold intact frames too.
+        A frame with an intact head and bad blocks of values is damage, which says what of it can
+        be read.
 Rule 2: after damage the next frame is searched for at every aligned position, and never by a
         length that the damage may have touched.
 Rule 3: the search is bounded (`SEARCH_BYTES_MAX`), because a file made to be slow could otherwise
         make it check the same bytes once for every position.
 """
 
+from collections.abc import Sequence
 from enum import Enum
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from segstore.format.batch import RecordBatch
 from segstore.format.buffers import ALIGNMENT_BYTES
 from segstore.format.frame import decode_frame
-from segstore.format.framelayout import FRAME_HEADER_BYTES, FRAME_MAGIC_BYTES, Invalid, NeedData
+from segstore.format.framelayout import FRAME_HEADER_BYTES, FRAME_MAGIC_BYTES, NeedData
+from segstore.format.salvage import Hole, HoledBatch
 
 SEARCH_BYTES_MAX = 1 << 30
+_MISMATCH = "checksum mismatch"
 
 # No segment has room for so many records, so that a frame further away is none of its own (and an
 # index entry always has room for its offset).
@@ -36,6 +41,12 @@ class Need(Enum):
 
 
 NEED_DATA: Literal[Need.DATA] = Need.DATA
+
+
+if TYPE_CHECKING:
+    Parts: TypeAlias = tuple["RecordBatch | Damage", ...]
+else:  # a forward reference would be compiled at every import
+    Parts = tuple
 
 
 class Frame(NamedTuple):
@@ -56,6 +67,8 @@ class Damage(NamedTuple):
         end_offset: the base offset of the next intact frame (equal to `offset` if none is
             missing), or None where no intact frame follows.
         reason: which check failed at `position`.
+        parts: of one frame whose head is intact, what can be read as slices of its batch, and
+            between them the damage that can't; for any other damage, empty.
     """
 
     position: int
@@ -63,6 +76,19 @@ class Damage(NamedTuple):
     offset: int
     end_offset: int | None
     reason: str
+    parts: Parts = ()
+
+    @property
+    def lost(self) -> "tuple[Damage, ...]":
+        """What can't be read: the damage itself, or those of its parts."""
+        return tuple(part for part in self.parts if isinstance(part, Damage)) or (self,)
+
+
+def readable(event: Frame | Damage) -> tuple[RecordBatch, ...]:
+    """The batches that an event gives, which for damage are the parts that can be read."""
+    if isinstance(event, Frame):
+        return (event.batch,)
+    return tuple(part for part in event.parts if isinstance(part, RecordBatch))
 
 
 Event: TypeAlias = Frame | Damage | Literal[Need.DATA]
@@ -91,8 +117,10 @@ class Scanner:
         self._view = memoryview(self._data)
         self._data_position = position
         self._is_last = False
-        self._damage_position = position
-        self._damage_reason: str | None = None
+        # Begun, its end not found yet; and position and first offset of its last part, if it has
+        # parts.
+        self._damage: Damage | None = None
+        self._open_hole: tuple[int, int] | None = None
         self._search_bytes_left = SEARCH_BYTES_MAX
 
     def feed(self, data: bytes, *, is_last: bool = False) -> None:
@@ -118,37 +146,43 @@ class Scanner:
         Raises:
             UnsupportedFormatError: an intact frame is of a later format version.
         """
-        while self._damage_reason is None or self._find_magic():
+        while self._damage is None or self._find_magic():
             at = self.position - self._data_position
-            if at >= len(self._data) and self._damage_reason is None:
+            if at >= len(self._data) and self._damage is None:
                 break
             found = decode_frame(self._view, at, self.log_tag)
-            if isinstance(found, RecordBatch):
-                if found.base_offset == self.expected_offset and self._damage_reason is None:
-                    return self._take(found)
-                if self.expected_offset <= found.base_offset < self._offset_limit:
-                    return self._gap_before(found) or self._take(found)
-                found = Invalid(f"frame of offset {found.base_offset}, which can't stand here")
-            elif isinstance(found, NeedData):
-                if not self._is_last and self._may_search(found.size_bytes):
-                    self.wanted_bytes = found.size_bytes
+            batch, holes = found if isinstance(found, HoledBatch) else (found, ())
+            if isinstance(batch, RecordBatch):
+                if self.expected_offset <= batch.base_offset < self._offset_limit:
+                    event = self._gap_before(batch) or self._take(batch, holes)
+                    if event is not None:
+                        return event
+                    continue
+                reason = f"frame of offset {batch.base_offset}, which can't stand here"
+            elif isinstance(batch, NeedData):
+                if not self._is_last and self._may_search(batch.size_bytes):
+                    self.wanted_bytes = batch.size_bytes
                     return NEED_DATA
-                found = Invalid("the frame is cut short")
-            self._start_damage(found.reason)
+                reason = "the frame is cut short"
+            else:
+                reason = batch.reason
+            self._start_damage(reason)
             # Not past the bytes at hand: those that follow are still to be looked at.
             end = self._data_position + len(self._data)
             self.position = min(self.position + ALIGNMENT_BYTES, end)
         self.wanted_bytes = FRAME_HEADER_BYTES
         return self._trailing_damage() or NEED_DATA
 
-    def _start_damage(self, reason: str) -> None:
-        if self._damage_reason is None:
-            self._damage_position = self.position
-            self._damage_reason = reason
+    def _start_damage(self, reason: str) -> Damage:
+        """Damage from the position on, unless some was begun before."""
+        if self._damage is None:
+            at = self.position
+            self._damage = Damage(at, at, self.expected_offset, None, reason)
+        return self._damage
 
     def _may_search(self, size_bytes: int) -> bool:
         """Spend `size_bytes` of what the search may check; frames in order cost nothing."""
-        if self._damage_reason is not None:
+        if self._damage is not None:
             self._search_bytes_left -= size_bytes
         return self._search_bytes_left > 0
 
@@ -171,26 +205,55 @@ class Scanner:
 
     def _gap_before(self, batch: RecordBatch) -> Damage | None:
         """The damage, or the hole in the offsets, that ends where `batch` starts; once."""
-        if self._damage_reason is None and batch.base_offset == self.expected_offset:
+        if self._damage is None and batch.base_offset == self.expected_offset:
             return None
-        start = self.position if self._damage_reason is None else self._damage_position
-        reason = self._damage_reason or "offsets are missing"
-        damage = Damage(start, self.position, self.expected_offset, batch.base_offset, reason)
-        self._damage_reason = None
+        damage = self._end_damage(self._start_damage("offsets are missing"), batch.base_offset)
         self.expected_offset = batch.base_offset
         return damage
 
     def _trailing_damage(self) -> Damage | None:
         """The damage that nothing intact follows; once, when the last bytes were fed."""
-        if not self._is_last or self._damage_reason is None:
+        if not self._is_last or self._damage is None:
             return None
         self.position = self._data_position + len(self._data)
-        reason, self._damage_reason = self._damage_reason, None
-        return Damage(self._damage_position, self.position, self.expected_offset, None, reason)
+        return self._end_damage(self._damage, None)
 
-    def _take(self, batch: RecordBatch) -> Frame:
+    def _end_damage(self, damage: Damage, end_offset: int | None) -> Damage:
+        """What was begun as `damage`: it ends at the position, and where `end_offset` says."""
+        parts = damage.parts
+        if self._open_hole is not None:
+            start, offset = self._open_hole
+            parts += (Damage(start, self.position, offset, end_offset, damage.reason),)
+        self._damage = self._open_hole = None
+        return damage._replace(end_position=self.position, end_offset=end_offset, parts=parts)
+
+    def _take(self, batch: RecordBatch, holes: Sequence[Hole]) -> Frame | Damage | None:
+        """The frame at the position, or the damage to it; None if its end is to be searched for."""
+        position = self.position
         size_bytes = len(batch.frame)
-        frame = Frame(self.position, size_bytes, batch)
-        self.position += size_bytes
+        if not holes:
+            self.position = position + size_bytes
+            self.expected_offset = batch.end_offset
+            return Frame(position, size_bytes, batch)
+        offset = batch.base_offset
+        parts: list[RecordBatch | Damage] = []
+        for hole in holes:
+            start, lost = position + hole.start, hole.offsets
+            if offset < lost.start:
+                parts.append(batch.slice(offset, lost.start))
+            offset = lost.stop
+            if hole.stop == size_bytes:
+                # Bytes may be missing or too many in it, so that the next frame is not where this
+                # one says: rule 2.
+                self._damage = self._start_damage(_MISMATCH)._replace(parts=tuple(parts))
+                self._open_hole = start, lost.start
+                self.position = start
+                self.expected_offset = lost.start
+                return None
+            stop = position + hole.stop
+            parts.append(Damage(start, stop, lost.start, lost.stop, _MISMATCH))
+        if offset < batch.end_offset:
+            parts.append(batch.slice(offset, batch.end_offset))
+        self.position = end = position + size_bytes
         self.expected_offset = batch.end_offset
-        return frame
+        return Damage(position, end, batch.base_offset, batch.end_offset, _MISMATCH, tuple(parts))

@@ -23,7 +23,7 @@ from segstore.format.fileheader import (
     log_tag,
 )
 from segstore.format.names import START, TAIL
-from segstore.format.scanner import Frame
+from segstore.format.scanner import readable
 from segstore.log.report import CutTail, LostRange, RecoveryReport
 from segstore.log.truncation import pending_truncation
 from segstore.segment.aside import free_name, set_aside
@@ -154,7 +154,7 @@ def _sealed_end(
     # last frames, what the tail says had been durable.
     tag = None if log_id is None else log_tag(log_id)
     reader = SegmentReader(disk, last.base_offset, tag, is_compressed=True, stamp=None)
-    ends = (e.batch.end_offset for e in reader.events_unindexed() if isinstance(e, Frame))
+    ends = (b.end_offset for e in reader.events_unindexed() for b in readable(e))
     return max([last.base_offset, durable_offset, *ends])
 
 

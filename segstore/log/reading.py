@@ -278,22 +278,21 @@ class LogReader:
         if reader is None:
             return
         for event in reader.events(offset):
-            if isinstance(event, Frame):
-                batch = event.batch
-                end_offset = batch.end_offset
-                if end_offset <= offset:
+            for part in (event.batch,) if isinstance(event, Frame) else event.parts or (event,):
+                end_offset = part.end_offset
+                if end_offset is not None and end_offset <= offset:
                     continue
-                if batch.base_offset < offset or end_offset > stop:
-                    if batch.base_offset >= stop:
+                if isinstance(part, Damage):
+                    yield part
+                    return
+                if part.base_offset < offset or part.end_offset > stop:
+                    if part.base_offset >= stop:
                         return
-                    batch = batch.slice(offset, stop)
-                yield batch
-                offset = end_offset
+                    part = part.slice(offset, stop)
+                yield part
+                offset = part.end_offset
                 if offset >= stop:
                     return
-            elif event.end_offset is None or event.end_offset > offset:
-                yield event
-                return
 
     def _lost(self, offset: int, stop: int, missing: Damage | None) -> range:
         """Which offsets from `offset` on can't be read."""

@@ -59,10 +59,10 @@ def repair(
         if not found.damage and not found.needs_index:
             continue
         path = os.path.join(disk.path, segment.data_name)
-        for damage in found.damage:
-            stop = end_offset if damage.end_offset is None else min(damage.end_offset, end_offset)
-            offsets = range(damage.offset, max(stop, damage.offset))
-            lost.append(LostRange(path, damage.position, offsets, damage.reason))
+        for spot in (part for damage in found.damage for part in damage.lost):
+            stop = end_offset if spot.end_offset is None else min(spot.end_offset, end_offset)
+            offsets = range(spot.offset, max(stop, spot.offset))
+            lost.append(LostRange(path, spot.position, offsets, spot.reason))
         if found.needs_index:
             indexes.append(segment.index_name)
         if not dry_run:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from segstore.disk import Disk
 from segstore.format.fileheader import FILE_HEADER_BYTES
 from segstore.format.names import RAW_INDEX_SUFFIX, RAW_SUFFIX, segment_file
-from segstore.format.scanner import Frame
+from segstore.format.scanner import readable
 from segstore.log.clock import EngineClock
 from segstore.log.manager import SegmentManager
 from segstore.log.startoffset import StartOffset
@@ -252,7 +252,7 @@ class RetentionSweeper:
             stamp=None,
         )
         events = reader.events_unindexed()
-        times = (event.batch.header.append_time for event in events if isinstance(event, Frame))
+        times = (batch.header.append_time for event in events for batch in readable(event))
         return max(times, default=0)
 
     def _is_expired(self, append_time: int) -> bool:

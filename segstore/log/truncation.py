@@ -11,28 +11,19 @@ out, by the same steps here and at the next opening, and each step can be done a
 
 from __future__ import annotations
 
-from segstore.disk import Disk, open_anew
-from segstore.format.fileheader import (
-    KIND_SEGMENT,
-    KIND_TRUNCATE,
-    FileHeader,
-    encode_file_header,
-    log_tag,
-)
-from segstore.format.frame import encode_frame
+from segstore.disk import Disk
+from segstore.format.fileheader import KIND_TRUNCATE, FileHeader, log_tag
 from segstore.format.names import (
     LZ4_INDEX_SUFFIX,
     LZ4_SUFFIX,
     RAW_INDEX_SUFFIX,
     RAW_SUFFIX,
     TRUNCATE,
-    segment_file,
-    temporary,
 )
-from segstore.format.scanner import Damage, Frame
 from segstore.segment.catalog import Segment, list_segments
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.reader import SegmentReader
+from segstore.segment.rewrite import remove_files, rewrite_segment
 from segstore.segment.tail import Tail
 
 _SUFFIXES = (LZ4_SUFFIX, LZ4_INDEX_SUFFIX, RAW_SUFFIX, RAW_INDEX_SUFFIX)
@@ -77,7 +68,7 @@ def finish_truncation(disk: Disk, tail: Tail | None) -> bool:
     segments = list_segments(disk).catalog.segments
     for segment in reversed(segments):
         if segment.base_offset >= end_offset:
-            _remove(disk, segment.base_offset, _SUFFIXES)
+            remove_files(disk, segment.base_offset, _SUFFIXES)
     disk.sync_directory()
     kept = [segment for segment in segments if segment.base_offset < end_offset]
     if kept:
@@ -94,61 +85,11 @@ def _cut(disk: Disk, segment: Segment, log_id: bytes, end_offset: int) -> None:
     stamp = segment.stamp
     if stamp is not None and stamp.end_offset <= end_offset:
         return
-    base_offset = segment.base_offset
-    tag = log_tag(log_id)
-    reader = SegmentReader(disk, base_offset, tag, is_compressed=segment.is_compressed, stamp=stamp)
-    name = segment_file(base_offset, RAW_SUFFIX)
-    aside = temporary(name)
-    file = open_anew(disk, aside)
-    try:
-        header = encode_file_header(FileHeader(KIND_SEGMENT, base_offset, log_id, 0))
-        file.write([header], 0)
-        position = len(header)
-        for event in reader.events_unindexed():
-            if event_start(event) >= end_offset:
-                break
-            # Damage leaves a hole in the offsets, as it does where it stands now.
-            if isinstance(event, Frame) and (data := _part(event, end_offset)) is not None:
-                file.write([data], position)
-                position += len(data)
-        file.sync()
-    finally:
-        file.close()
-    disk.rename(aside, name)
-    disk.sync_directory()  # or a power cut could take the new name and the old file
-    _remove(disk, base_offset, (LZ4_SUFFIX, LZ4_INDEX_SUFFIX, RAW_INDEX_SUFFIX))
-    disk.sync_directory()
-
-
-def event_start(event: Frame | Damage) -> int:
-    """The first offset that an event of the scanner is about."""
-    return event.batch.base_offset if isinstance(event, Frame) else event.offset
-
-
-def _part(frame: Frame, end_offset: int) -> bytes | None:
-    """The frame, or a new one of its records below `end_offset`; None if they can't be read."""
-    batch = frame.batch
-    if batch.end_offset <= end_offset:
-        return bytes(batch.frame)
-    part, fields = batch.slice(batch.base_offset, end_offset), batch.header
-    try:
-        values, keys = part.values(), part.keys() if part.has_keys else None
-    except ValueError:  # forged: its checksum fits, and its columns don't
-        return None
-    return encode_frame(
-        part.base_offset,
-        values,
-        list(part.timestamps),
-        keys,
-        append_time=fields.append_time,
-        log_tag=fields.log_tag,
-        # A merged batch may vouch for records of its own that go now.
-        durable_offset=min(fields.durable_offset, end_offset),
-    ).to_bytes()
-
-
-def _remove(disk: Disk, base_offset: int, suffixes: tuple[str, ...]) -> None:
-    for suffix in suffixes:
-        name = segment_file(base_offset, suffix)
-        if disk.size_of(name) is not None:
-            disk.unlink(name)
+    reader = SegmentReader(
+        disk,
+        segment.base_offset,
+        log_tag(log_id),
+        is_compressed=segment.is_compressed,
+        stamp=stamp,
+    )
+    rewrite_segment(disk, reader, log_id, end_offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from segstore.format.names import is_known
-from segstore.format.scanner import Damage
+from segstore.format.scanner import Damage, readable
 from segstore.log.report import LostRange, VerifyReport
 from segstore.log.view import LogView
 from segstore.segment.catalog import Segment
@@ -54,28 +54,29 @@ def verify(view: LogView) -> VerifyReport:
         expected = segment.base_offset
         for event in reader.events_unindexed():
             if isinstance(event, Damage):
-                stop = event.end_offset
-                # What nothing follows is damage up to where records were written, and behind
-                # that a write under way.
-                stop = limit if stop is None else min(stop, limit)
-                if stop > event.offset:
-                    reason = event.reason
-                    lost.append(LostRange(path, event.position, range(event.offset, stop), reason))
-                expected = max(expected, stop)
+                for part in event.lost:
+                    # What nothing follows is damage up to where records were written, and behind
+                    # that a write under way.
+                    stop = limit if part.end_offset is None else min(part.end_offset, limit)
+                    if stop > part.offset:
+                        offsets = range(part.offset, stop)
+                        lost.append(LostRange(path, part.position, offsets, part.reason))
+                    expected = max(expected, stop)
             else:
-                batch = event.batch
+                size_bytes += event.size_bytes
+            for batch in readable(event):
                 count = batch.end_offset - max(
                     batch.base_offset, min(start_offset, batch.end_offset)
                 )
                 record_count += count
-                size_bytes += event.size_bytes
-                expected = batch.end_offset
+                expected = max(expected, batch.end_offset)
                 try:
                     batch.records()
                 except ValueError as error:
                     record_count -= count
                     offsets = range(batch.base_offset, batch.end_offset)
-                    lost.append(LostRange(path, event.position, offsets, str(error)))
+                    position = event.position
+                    lost.append(LostRange(path, position, offsets, str(error)))
         if expected < limit:
             lost.append(LostRange(path, 0, range(expected, limit), "the segment ends too early"))
             expected = limit

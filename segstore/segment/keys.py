@@ -7,9 +7,9 @@ from contextlib import suppress
 from segstore.disk import Disk
 from segstore.format.batch import RecordBatch
 from segstore.format.keyfilter import KeyFilter
-from segstore.format.scanner import Frame
+from segstore.format.scanner import readable
 from segstore.segment.reader import SegmentReader
-from segstore.segment.recovery import count_frame
+from segstore.segment.recovery import count_event
 from segstore.segment.state import SegmentState
 
 
@@ -22,8 +22,8 @@ def key_filter_of(disk: Disk, base_offset: int, log_tag: int) -> KeyFilter | Non
     reader = SegmentReader(disk, base_offset, log_tag, is_compressed=False, stamp=None)
     keys: set[bytes] = set()
     for event in reader.events(base_offset):
-        if isinstance(event, Frame):
-            add_keys(keys, event.batch)
+        for batch in readable(event):
+            add_keys(keys, batch)
     return KeyFilter.of(keys) if keys else None
 
 
@@ -47,7 +47,6 @@ def read_again(disk: Disk, inherited: SegmentState, log_tag: int) -> SegmentStat
     reader = SegmentReader(disk, base_offset, log_tag, is_compressed=False, stamp=None)
     state = SegmentState(base_offset, inherited.index_interval_bytes)
     for event in reader.events_unindexed():
-        if isinstance(event, Frame):
-            count_frame(state, event)
+        count_event(state, event)
     state.size_bytes, state.end_offset = inherited.size_bytes, inherited.end_offset
     return state

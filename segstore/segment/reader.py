@@ -22,7 +22,7 @@ from segstore.format.index import (
 from segstore.format.kernel import find_record
 from segstore.format.keyfilter import KeyFilter
 from segstore.format.names import LZ4_INDEX_SUFFIX, RAW_INDEX_SUFFIX, segment_file
-from segstore.format.scanner import Damage, Frame, Scanner
+from segstore.format.scanner import Damage, Frame, Scanner, readable
 from segstore.segment.indexfile import read_entries
 from segstore.segment.source import ChunkTable, Lz4Source, RawSource, Source, UnreadableError, scan
 from segstore.segment.state import NO_MAX
@@ -193,8 +193,8 @@ class SegmentReader:
         slot, count = 0, len(index)
         highest = NO_MAX
         for event in self.events_unindexed():
-            if isinstance(event, Frame):
-                highest = max(highest, event.batch.header.max_timestamp)
+            for batch in readable(event):
+                highest = max(highest, batch.header.max_timestamp)
                 if slot < count and index.position(slot) == event.position:
                     index.correct_time(slot, highest)
                     slot += 1
@@ -207,8 +207,8 @@ class SegmentReader:
         index = OffsetIndex()
         max_timestamp = -(2**63)
         for event in self.scan_from(FILE_HEADER_BYTES, self.base_offset, self.source.size()):
-            if isinstance(event, Frame):
-                header = event.batch.header
+            for batch in readable(event):
+                header = batch.header
                 max_timestamp = max(max_timestamp, header.max_timestamp)
                 last = index.position(len(index) - 1) if len(index) else -REBUILD_INTERVAL_BYTES
                 if event.position - last >= REBUILD_INTERVAL_BYTES:
@@ -250,7 +250,7 @@ class SegmentReader:
         offset = self.base_offset + relative_offset
         events = self.scan_from(position, offset, end_position)
         first = next(events, None)
-        if isinstance(first, Frame):
+        if isinstance(first, Frame) or (first is not None and first.parts):
             yield first
             yield from events
         elif self.is_index_rebuilt:

@@ -17,6 +17,9 @@ matches (a test holds it to that):
     |         |                      |         | first record on                                  |
     | no      | yes or no            | TORN    | set aside from there on, cut, reported           |
 
+Of a frame with an intact head and bad blocks of values the good records can be read, and what is
+reported as lost are the others; unless it is TORN, and goes as a whole.
+
 Damage had been promised and is never cut. A torn tail was never promised to survive a power cut,
 and cutting it is what keeps the survivors a prefix, even if intact frames follow.
 
@@ -36,7 +39,7 @@ from segstore.format.fileheader import (
     decode_file_header,
     log_tag,
 )
-from segstore.format.scanner import Damage, Frame
+from segstore.format.scanner import Damage, Frame, readable
 from segstore.segment.reader import SegmentReader
 from segstore.segment.state import NO_MAX, SegmentState
 
@@ -108,29 +111,37 @@ def scan_segment(
     damage: list[Damage] = []
     vouch = 0
     for event in reader.scan_from(position, state.end_offset, size_bytes):
+        for batch in readable(event):
+            # A frame can only vouch for what was there before it.
+            vouch = max(vouch, min(batch.header.durable_offset, batch.header.base_offset))
+        count_event(state, event)
         if isinstance(event, Damage):
             damage.append(event)
-            continue
-        # A frame can only vouch for what was there before it.
-        vouch = max(vouch, min(event.batch.header.durable_offset, event.batch.base_offset))
-        count_frame(state, event)
     return ScannedSegment(state, size_bytes, header, damage, vouch, size_bytes - position)
 
 
-def count_frame(state: SegmentState, frame: Frame, *, wants_entry: bool | None = None) -> None:
-    """Count a frame that was read; see `SegmentState.add`."""
-    header = frame.batch.header
-    state.add(
-        frame.position,
-        frame.size_bytes,
-        header.base_offset,
-        header.record_count,
-        header.min_timestamp,
-        header.max_timestamp,
-        header.append_time,
-        has_keys=frame.batch.has_keys,
-        wants_entry=wants_entry,
-    )
+def count_event(
+    state: SegmentState, event: Frame | Damage, *, wants_entry: bool | None = None
+) -> None:
+    """Count what an event of the scanner gives: a frame, or what can be read of a damaged one.
+
+    `wants_entry`: see `SegmentState.add`.
+    """
+    for batch in readable(event):
+        header = batch.header
+        facts = header.min_timestamp, header.max_timestamp, header.append_time
+        if isinstance(event, Frame):
+            state.add(
+                event.position,
+                event.size_bytes,
+                header.base_offset,
+                header.record_count,
+                *facts,
+                has_keys=batch.has_keys,
+                wants_entry=wants_entry,
+            )
+        else:
+            state.stretch(*facts, has_keys=batch.has_keys)
 
 
 def _inherit(
@@ -225,11 +236,12 @@ def plan(
             verdict = judge(spot.offset, vouch, is_followed=end is not None)
             if end is None:
                 end = max(_resumes_at(spot.offset, vouch, staged), spot.offset)
-            findings.append(
-                Finding(segment.state.base_offset, spot, verdict, range(spot.offset, end))
-            )
+            base_offset = segment.state.base_offset
+            for part in (spot,) if verdict is Verdict.TORN else spot.lost:
+                stop = end if part.end_offset is None else part.end_offset
+                offsets = range(part.offset, max(part.offset, stop))
+                findings.append(Finding(base_offset, part, verdict, offsets))
             if verdict is Verdict.TORN:
-                base_offset = segment.state.base_offset
                 if spot.end_position == 0 or (
                     segment.header is None and spot.offset == base_offset
                 ):

@@ -7,29 +7,16 @@ a hole that reading reports.
 
 from typing import NamedTuple
 
-from segstore.disk import Disk, open_anew
-from segstore.format.fileheader import (
-    FILE_HEADER_BYTES,
-    KIND_SEGMENT,
-    FileHeader,
-    encode_file_header,
-    log_tag,
-)
+from segstore.disk import Disk
+from segstore.format.fileheader import KIND_SEGMENT, FileHeader, log_tag
 from segstore.format.keyfilter import KeyFilter
-from segstore.format.names import (
-    LZ4_INDEX_SUFFIX,
-    LZ4_SUFFIX,
-    RAW_INDEX_SUFFIX,
-    RAW_SUFFIX,
-    segment_file,
-    temporary,
-)
 from segstore.format.scanner import Damage, Frame
 from segstore.segment.aside import set_aside
 from segstore.segment.catalog import Segment
 from segstore.segment.keys import add_keys
 from segstore.segment.reader import SegmentReader
-from segstore.segment.recovery import count_frame
+from segstore.segment.recovery import count_event
+from segstore.segment.rewrite import rewrite_segment
 from segstore.segment.source import Lz4Source
 from segstore.segment.state import SegmentState, write_sealed_index
 
@@ -78,7 +65,7 @@ def mend(
     kept: list[str] = []
     if found.damage:
         kept = [_set_aside(disk, segment, reader, damage) for damage in found.damage]
-        _rewrite(disk, segment, reader, log_id)
+        rewrite_segment(disk, reader, log_id, end_offset)
         segment = Segment(segment.base_offset, False, 0, None)
         reader = SegmentReader(
             disk, segment.base_offset, log_tag(log_id), is_compressed=False, stamp=None
@@ -95,32 +82,6 @@ def _set_aside(disk: Disk, segment: Segment, reader: SegmentReader, damage: Dama
         return set_aside(disk, segment.data_name, start, file.read(end - start, start))
     finally:
         file.close()
-
-
-def _rewrite(disk: Disk, segment: Segment, reader: SegmentReader, log_id: bytes) -> None:
-    """The intact frames as a plain segment, in place of what was there."""
-    base_offset = segment.base_offset
-    name = segment_file(base_offset, RAW_SUFFIX)
-    aside = temporary(name)
-    file = open_anew(disk, aside)
-    try:
-        file.write([encode_file_header(FileHeader(KIND_SEGMENT, base_offset, log_id, 0))], 0)
-        position = FILE_HEADER_BYTES
-        for event in reader.events_unindexed():
-            if isinstance(event, Frame):
-                file.write([event.batch.frame], position)
-                position += event.size_bytes
-        file.sync()
-    finally:
-        file.close()
-    disk.rename(aside, name)
-    disk.sync_directory()
-    # The compressed file counts as long as it is there: removing it is what commits the plain one.
-    for suffix in (LZ4_SUFFIX, LZ4_INDEX_SUFFIX, RAW_INDEX_SUFFIX):
-        old = segment_file(base_offset, suffix)
-        if disk.size_of(old) is not None:
-            disk.unlink(old)
-    disk.sync_directory()
 
 
 def _index(
@@ -144,9 +105,9 @@ def _index(
                 source.chunk_of(event.position) != chunk,
                 source.chunk_of(event.position),
             )
-            count_frame(state, event, wants_entry=is_first)
+            count_event(state, event, wants_entry=is_first)
         else:
-            count_frame(state, event)
+            count_event(state, event)
         add_keys(keys, event.batch)
     state.size_bytes = source.size()
     state.end_offset = end_offset

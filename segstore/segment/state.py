@@ -83,15 +83,7 @@ class SegmentState:
         """
         self.size_bytes = position + size_bytes
         self.end_offset = base_offset + record_count
-        if min_timestamp < self.min_timestamp:
-            self.min_timestamp = min_timestamp
-        if max_timestamp > self.max_timestamp:
-            self.max_timestamp = max_timestamp
-        self.first_append_time = self.first_append_time or append_time
-        if append_time > self.last_append_time:
-            self.last_append_time = append_time
-        if has_keys:
-            self.has_keys = True
+        self.stretch(min_timestamp, max_timestamp, append_time, has_keys=has_keys)
         index = self.index
         count = len(index)
         if wants_entry is None:
@@ -106,6 +98,20 @@ class SegmentState:
             return False
         index.add(relative_offset, position, self.max_timestamp)
         return True
+
+    def stretch(
+        self, min_timestamp: int, max_timestamp: int, append_time: int, *, has_keys: bool
+    ) -> None:
+        """Count the times and keys of a frame, but not the frame."""
+        if min_timestamp < self.min_timestamp:
+            self.min_timestamp = min_timestamp
+        if max_timestamp > self.max_timestamp:
+            self.max_timestamp = max_timestamp
+        self.first_append_time = self.first_append_time or append_time
+        if append_time > self.last_append_time:
+            self.last_append_time = append_time
+        if has_keys:
+            self.has_keys = True
 
     def mark(self) -> Mark:
         """The state as it is now."""

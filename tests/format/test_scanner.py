@@ -1,20 +1,22 @@
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from segstore.errors import UnsupportedFormatError
 from segstore.format import batch as batch_module
 from segstore.format import frame as frame_module
 from segstore.format import scanner as scanner_module
+from segstore.format.batch import RecordBatch
 from segstore.format.checksum import crc32c
-from segstore.format.frame import encode_frame
+from segstore.format.frame import decode_frame, encode_frame
 from segstore.format.framelayout import (
+    BLOCK_BYTES,
     BLOCKS,
     BODY_BYTES_MAX,
     FRAME_MAGIC_BYTES,
     RECORD_COUNT_MAX,
 )
-from segstore.format.scanner import NEED_DATA, Damage, Frame, Scanner
+from segstore.format.scanner import NEED_DATA, Damage, Frame, Scanner, readable
 from segstore.testing.strategies import batches
 
 TAG = 77
@@ -58,11 +60,29 @@ def values_of(events):
     return [value for event in events if isinstance(event, Frame) for value in event.batch.values()]
 
 
+def found_in(events):
+    """The value of each offset that can be read."""
+    return {
+        record.offset: record.value
+        for event in events
+        for batch in readable(event)
+        for record in batch.records()
+    }
+
+
 def shape(events):
     return [
         (event.position, event.size_bytes, event.batch.base_offset)
         if isinstance(event, Frame)
-        else event._replace(reason="")
+        else event._replace(
+            reason="",
+            parts=tuple(
+                (part.base_offset, part.end_offset)
+                if isinstance(part, RecordBatch)
+                else part._replace(reason="")
+                for part in event.parts
+            ),
+        )
         for event in events
     ]
 
@@ -136,6 +156,61 @@ def test_bytes_cut_out_or_put_in_lose_the_frames_they_touch_only(batches, data):
         start += len(frame)
     expected = [value for number in kept for value in batches[number].values]
     assert values_of(events) == expected
+    sent = [value for batch in batches for value in batch.values]
+    assert all(sent[offset] == value for offset, value in found_in(events).items())
+
+
+@given(
+    st.lists(st.sampled_from([0, 1, 50, 700, 4096, 9000]), min_size=2, max_size=40),
+    st.sets(st.integers(0, 10**6), max_size=5),
+    st.booleans(),
+)
+def test_bad_blocks_cost_the_records_in_them_and_no_other(sizes, flips, is_followed):
+    values = [bytes([65 + number % 50]) * size for number, size in enumerate(sizes)]
+    first, second = frame_of(values, 0), frame_of([b"next"], len(values))
+    batch = decode_frame(memoryview(first), 0, TAG)
+    assume(batch.header.version == BLOCKS)
+    ends = list(batch.value_offsets)
+    values_at = len(first) - (ends[-1] + 7) // 8 * 8
+    damaged = bytearray(first + second * is_followed)
+    bad = set()
+    for flip in flips:
+        at = flip % (len(first) - values_at)
+        damaged[values_at + at] = (damaged[values_at + at] + 100) % 256
+        bad.add(at // BLOCK_BYTES)
+    events = scan_all(bytes(damaged))
+    found = found_in(events)
+    for offset, value in enumerate(values):
+        assert found.get(offset, value) == value
+        blocks = range(ends[offset] // BLOCK_BYTES, -(-ends[offset + 1] // BLOCK_BYTES))
+        if value:
+            assert (offset in found) == (not bad.intersection(blocks))
+        elif not bad:
+            assert offset in found
+    assert found.get(len(values)) == (b"next" if is_followed else None)
+    damages = [event for event in events if isinstance(event, Damage)]
+    assert len(damages) == bool(bad)
+    for damage in damages:
+        assert (damage.position, damage.offset) == (START, 0)
+        assert damage.end_position == START + len(first)
+        lost = {offset for part in damage.lost
+                for offset in range(part.offset, part.end_offset or len(values))}  # fmt: skip
+        assert lost == set(range(len(values))) - found.keys()
+        is_end_bad = (len(first) - values_at - 1) // BLOCK_BYTES in bad
+        assert damage.end_offset == (len(values) if is_followed or not is_end_bad else None)
+        for part in damage.lost:
+            assert START + values_at <= part.position < part.end_position <= damage.end_position
+
+
+def test_a_frame_that_starts_where_a_damaged_one_was_to_go_on_is_found():
+    values = [b"v%04d" % number * 100 for number in range(40)]
+    frames = [frame_of(values, 0), frame_of([b"next"] * 9000, 40)]
+    cut_at = len(frames[0]) // 2 // 8 * 8
+    found = found_in(drive(frames[0][:cut_at] + frames[1], step=4096))
+    for offset in range(40, 9040):
+        assert found.pop(offset) == b"next"
+    assert found
+    assert found == dict(enumerate(values[: len(found)]))
 
 
 @given(st.binary(max_size=600))

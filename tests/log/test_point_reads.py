@@ -36,10 +36,8 @@ def test_damage_to_one_block_costs_no_point_read_of_another(path):
         for _ in range(2):
             with pytest.raises(segstore.CorruptionError) as caught:
                 log[200]
-            assert caught.value.offsets == range(200, 400)
-        assert list(log.batches(errors="skip")) == []
-        (lost,) = log.verify().lost
-        assert lost.offsets == range(400)
+            assert 200 in caught.value.offsets
+            assert len(caught.value.offsets) < 80
 
 
 def test_damage_to_a_head_is_told_of_the_whole_batch(path):
