@@ -25,7 +25,7 @@ from segstore.errors import (
 )
 from segstore.format import checksum, kernel
 from segstore.format.batch import Record, RecordBatch
-from segstore.format.buffers import Buffer
+from segstore.format.buffers import Buffer, keep_freed_memory
 from segstore.format.fileheader import log_tag
 from segstore.format.names import consumer_file
 from segstore.log.compression import Compressor
@@ -120,6 +120,7 @@ class Log:
         Raises:
             LogLockedError, LogNotFoundError, UnsupportedFormatError, OSError: see `segstore.open`.
         """
+        keep_freed_memory()
         self._disk = disk
         self._mode = mode
         self._config = config
