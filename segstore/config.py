@@ -51,7 +51,7 @@ class LogConfig(NamedTuple):
     compression: Compression | None = "lz4"
     durability: Durability = "written"
     sync_interval: float = 1.0
-    batch_size: int = 64 * 2**10
+    batch_size: int = 128 * 2**10
     retention_age: float | None = None
     retention_size: int | None = None
     retention_records: int | None = None

@@ -273,8 +273,8 @@ REBUILD_INTERVAL_BYTES = 4096
 # How far a growing segment may be ahead of the entries known of it before more are read.
 GROWTH_BYTES = 128 * 1024
 
-# What a point read reads first: the head of a frame of some 700 records.
-HEAD_READ_BYTES = 3072
+# What a point read reads first: the head of a frame of some 1,400 records.
+HEAD_READ_BYTES = 6144
 
 # A span between two index entries that is longer than this is read frame by frame.
 SPAN_BYTES_MAX = 1 << 20
