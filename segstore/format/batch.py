@@ -1,7 +1,7 @@
 """A record, and a batch of them as columns over the bytes of its frame."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from struct import unpack_from
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from segstore.format.framelayout import (
     last_offset,
     lay_out,
 )
-from segstore.format.kernel import make_records, split_column
+from segstore.format.kernel import iter_records, split_column
 
 
 class Record(NamedTuple):
@@ -145,12 +145,8 @@ class RecordBatch:
         Raises:
             ValueError: a column is not well formed, though its checksum holds.
         """
-        count = self.header.record_count
-        values = split_column(self._data, FRAME_HEADER_BYTES, count, self._values_at)
-        records: list[Record] = make_records(
-            Record, self.header.base_offset, self._timestamps(), self._keys(), values
-        )
-        return records if len(self) == count else records[self._first : self._last]
+        records = records_of(self)
+        return records if isinstance(records, list) else list(records)
 
     def record(self, offset: int) -> Record:
         """The one record at `offset`, without making the others.
@@ -207,6 +203,21 @@ class RecordBatch:
                 if not bits >> index & 1:
                     keys[index] = None
         return keys
+
+
+def records_of(batch: RecordBatch) -> Iterable[Record]:
+    """The records, made one after another where that costs less than a list.
+
+    Raises:
+        ValueError: a column is not well formed, though its checksum holds.
+    """
+    values, times, keys = batch.values(), batch._timestamps(), batch._keys()
+    if len(batch) != batch.header.record_count:
+        first, last = batch._first, batch._last
+        times = times if isinstance(times, int) else times[first:last]
+        keys = None if keys is None else keys[first:last]
+    records: Iterable[Record] = iter_records(Record, batch.base_offset, times, keys, values)
+    return records
 
 
 def is_head_intact(batch: RecordBatch) -> bool:

@@ -11,6 +11,7 @@ from importlib import import_module
 from types import ModuleType
 
 from segstore.format.columns import (
+    iter_records,
     join_body,
     join_column,
     make_records,
@@ -23,6 +24,7 @@ __all__ = [
     "PROVIDER",
     "compiled",
     "find_record",
+    "iter_records",
     "join_body",
     "join_column",
     "make_records",
@@ -42,6 +44,7 @@ if os.environ.get("SEGSTORE_PURE", "") in ("", "0"):
 if compiled is not None:
     PROVIDER = "c"
     find_record = compiled.find_record
+    iter_records = compiled.make_records  # which the garbage collector need not look at
     join_body = compiled.join_body
     join_column = compiled.join_column
     make_records = compiled.make_records

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
@@ -21,7 +21,7 @@ from segstore.errors import (
     SegstoreError,
     StorageError,
 )
-from segstore.format.batch import Record, RecordBatch
+from segstore.format.batch import Record, RecordBatch, records_of
 from segstore.format.scanner import Damage, Frame
 from segstore.log.view import LogView
 from segstore.segment.catalog import Catalog, Segment
@@ -97,7 +97,7 @@ class LogReader:
     def records(self, offsets: range, errors: OnDamage) -> Iterator[Record]:
         """The records of a checked range."""
         return chain.from_iterable(
-            self._converted(self.batches(offsets, errors), errors, RecordBatch.records)
+            self._converted(self.batches(offsets, errors), errors, records_of)
         )
 
     def values(self, offsets: range, errors: OnDamage) -> Iterator[bytes]:
@@ -110,8 +110,8 @@ class LogReader:
         self,
         batches: Iterator[RecordBatch],
         errors: OnDamage,
-        convert: Callable[[RecordBatch], list[_T]],
-    ) -> Iterator[list[_T]]:
+        convert: Callable[[RecordBatch], Iterable[_T]],
+    ) -> Iterator[Iterable[_T]]:
         for batch in batches:
             try:
                 items = convert(batch)
