@@ -25,7 +25,10 @@ from segstore.format.chunk import (
 from segstore.format.names import LZ4_SUFFIX, RAW_SUFFIX, segment_file
 from segstore.format.scanner import NEED_DATA, Damage, Frame, Scanner
 
-READ_BYTES = 256 * 1024
+# Two full frames of records from about 25 bytes on.
+READ_BYTES = 320 * 1024
+# Frames in a row differ by a record or two.
+_SLACK_BYTES = 4096
 
 
 class UnreadableError(Exception):
@@ -41,7 +44,6 @@ class Source(Protocol):
     """The plain bytes of one segment."""
 
     name: str
-    read_bytes: int  # how much to ask for at a time when reading on
 
     @property
     def size(self) -> Callable[[], int]:
@@ -56,11 +58,12 @@ class Source(Protocol):
             OSError: the file can't be read.
         """
 
+    def ahead(self, frame_bytes: int) -> int:
+        """How much to ask for when reading on behind a frame of that size; 0 for none yet."""
+
 
 class RawSource:
     """The file of a plain segment."""
-
-    read_bytes = READ_BYTES
 
     def __init__(self, disk: Disk, base_offset: int) -> None:
         self.name = segment_file(base_offset, RAW_SUFFIX)
@@ -68,6 +71,15 @@ class RawSource:
         # As they are: a point read makes two, and each call in between costs a part of it.
         self.size = file.size
         self.read = file.read
+
+    def ahead(self, frame_bytes: int) -> int:
+        """So much that it ends where a frame does, if the next ones are like the last.
+
+        The rest of a frame that was read in part is read again with what follows.
+        """
+        if not frame_bytes:
+            return READ_BYTES
+        return max(1, READ_BYTES // frame_bytes) * frame_bytes + _SLACK_BYTES
 
 
 class ChunkTable:
@@ -87,8 +99,6 @@ class ChunkTable:
 
 class Lz4Source:
     """The chunks of a compressed segment."""
-
-    read_bytes = 1  # one chunk at a time
 
     def __init__(self, disk: Disk, base_offset: int, table: ChunkTable | None) -> None:
         """`table` None finds the chunks by their own headers."""
@@ -120,6 +130,10 @@ class Lz4Source:
                 pieces.append(bytes(unreadable.end_position - table.raw_positions[chunk]))
             missing -= len(pieces[-1])
         return b"".join(pieces)
+
+    def ahead(self, frame_bytes: int) -> int:  # noqa: ARG002
+        """One chunk at a time, whatever is in it."""
+        return 1
 
     def chunk_of(self, position: int) -> int:
         """The number of the chunk that holds a byte of the plain segment."""
@@ -234,7 +248,8 @@ def scan(source: Source, scanner: Scanner, end_position: int) -> Iterator[Frame 
         if is_last or left <= 0:
             return
         try:
-            wanted = min(max(source.read_bytes, scanner.wanted_bytes), left)
+            ahead = source.ahead(scanner.last_frame_bytes)
+            wanted = min(max(ahead, scanner.wanted_bytes), left)
             data = source.read(wanted, scanner.position)
         except UnreadableError as unreadable:
             is_last = unreadable.end_position >= end_position

@@ -56,3 +56,24 @@ def test_a_claim_over_an_unreadable_chunk_ends_and_what_follows_is_read(path):
     assert [e.batch.base_offset for e in events if isinstance(e, Frame)] == [2]
     damages = [event for event in events if isinstance(event, Damage)]
     assert [(damage.offset, damage.end_offset) for damage in damages] == [(0, 2)]
+
+
+@pytest.mark.parametrize("size", [100, 5000, 66_000, 110_000, 135_000, 200_000, 400_000, 1 << 20])
+def test_frames_in_order_are_read_about_once(path, size):
+    disk = OsDisk(path, create=True)
+    count = max(20, 4_000_000 // size)
+    frames = [frame(number, size + number % 7) for number in range(count)]
+    make(disk, RAW_SUFFIX, bytes(64) + b"".join(frames))
+    source = RawSource(disk, 0)
+    read_bytes = 0
+
+    def counting(size_bytes, position):
+        nonlocal read_bytes
+        data = file_read(size_bytes, position)
+        read_bytes += len(data)
+        return data
+
+    file_read, source.read = source.read, counting
+    events = list(scan(source, Scanner(TAG, 0, 64), source.size()))
+    assert [event.batch.base_offset for event in events] == list(range(count))
+    assert read_bytes < 1.35 * source.size()
