@@ -18,11 +18,13 @@ from tests.torture.expected import Expected, Sent
 def small_config(random: Random | None = None, **options: Any) -> LogConfig:
     """Segments, batches and intervals so small that everything happens often."""
     pick = (lambda items: items[0]) if random is None else random.choice
+    segment_size = pick([8192, 4096, 16384])
     return LogConfig.of(
         {
             "background": False,
-            "segment_size": pick([8192, 4096, 16384]),
-            "batch_size": pick([1024, 512, 4096]),
+            "segment_size": segment_size,
+            # The largest makes frames of several blocks, each with a check of its own.
+            "batch_size": min(pick([1024, 512, 4096, 16384]), segment_size),
             "index_interval": pick([512, 64, 2048]),
             **options,
         },
