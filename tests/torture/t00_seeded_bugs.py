@@ -11,7 +11,7 @@ from unittest.mock import patch
 from segstore.errors import LogLockedError, SyncFailedError
 from segstore.format import frame as frame_module
 from segstore.log import log as log_module
-from segstore.log import starting
+from segstore.log import opening, starting
 from segstore.log import writer as writer_module
 from segstore.segment import reader as reader_module
 from segstore.segment import writer as segment_writer_module
@@ -30,8 +30,16 @@ def power_loss(run: Run) -> None:
     t02_power_loss.run_level(run, "durable", 150)
 
 
+def power_loss_of_large_frames(run: Run) -> None:
+    t02_power_loss.run_level(run, "written", 300, **t02_power_loss.LARGE_FRAMES)
+
+
 def damage(run: Run) -> None:
     t04_damage.run(run)
+
+
+def damage_to_a_large_frame(run: Run) -> None:
+    t04_damage.run(run, only_large=True)
 
 
 def failing(*kinds: str, drops_data: bool = False) -> Hunt:
@@ -144,6 +152,24 @@ def _unchecked_frame() -> Iterator[None]:
 
 
 @contextmanager
+def _unchecked_blocks() -> Iterator[None]:
+    with patch.object(frame_module, "find_holes", lambda batch: batch):
+        yield
+
+
+@contextmanager
+def _torn_frame_kept_in_part() -> Iterator[None]:
+    real = opening.scan_segment
+
+    def scan_segment(*args: Any, **options: Any) -> Any:
+        found = real(*args, **options)
+        return found._replace(damage=[damage for damage in found.damage if not damage.parts])
+
+    with patch.object(opening, "scan_segment", scan_segment):
+        yield
+
+
+@contextmanager
 def _no_tail_trim() -> Iterator[None]:
     with patch.object(starting, "cut_torn", lambda *_: []):
         yield
@@ -196,6 +222,8 @@ BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
     "retried fsync": (_retried_fsync, failing("sync", drops_data=True)),
     "ignored short write": (_ignored_short_write, failing("short_write")),
     "unchecked frame": (_unchecked_frame, damage),
+    "unchecked blocks": (_unchecked_blocks, damage_to_a_large_frame),
+    "torn frame kept in part": (_torn_frame_kept_in_part, power_loss_of_large_frames),
     "no tail trim": (_no_tail_trim, power_loss),
     "unlink before the commit": (_unlink_before_the_commit, power_loss),
     "no fork guard": (_no_fork_guard, forked_child),

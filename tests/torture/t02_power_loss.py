@@ -5,6 +5,7 @@ what survives of the rest is a prefix, and nothing that was never sent is return
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 from segstore.testing.memory import Event, MemoryDisk
 from tests.torture.campaign import BrokenError, Run
@@ -13,25 +14,31 @@ from tests.torture.workload import Workload, small_config, small_tail
 
 POINTS = 1000
 STATES_PER_POINT = 30
+# Each of several blocks, which have checks of their own, and often torn between them.
+LARGE_FRAMES = {"segment_size": 32768, "batch_size": 16384}
 
 
 def run(run: Run) -> None:
     for level in ("written", "durable"):
         run_level(run, level, run.wanted(POINTS))
+    run_level(run, "written", run.wanted(POINTS), **LARGE_FRAMES)
 
 
-def run_level(run: Run, level: str, points_wanted: int) -> None:
+def run_level(run: Run, level: str, points_wanted: int, **options: Any) -> None:
+    """As many points at a level of durability; `options` go into the configuration."""
     points = 0
     while points < points_wanted and not run.is_over:
         seed = run.random.getrandbits(32)
-        points += run_workload(run, level, seed, points_wanted - points)
+        points += run_workload(run, level, seed, points_wanted - points, **options)
 
 
-def run_workload(run: Run, level: str, seed: int, points_wanted: int, steps: int = 60) -> int:
+def run_workload(
+    run: Run, level: str, seed: int, points_wanted: int, steps: int = 60, **options: Any
+) -> int:
     """One workload with power cuts at some of its events; how many points there were."""
     random = Random(seed)
     cuts = Random(seed + 1)
-    config = small_config(random, durability=level)
+    config = small_config(random, durability=level, **options)
     points = 0
     workload: Workload | None = None
 

@@ -114,12 +114,17 @@ class Sample:
                 assert event is NEED_DATA
 
 
-def run(run: Run) -> None:
-    """Everything at the full budget; a smaller one takes every n-th."""
+def run(run: Run, *, only_large: bool = False) -> None:
+    """Everything at the full budget; a smaller one takes every n-th.
+
+    `only_large` hurts no file but that with the frame of several blocks.
+    """
     with small_tail(4096 + 512):
         sample = Sample()
+        large = sample.large.name
+        hurt = {large: sample.files[large]} if only_large else sample.files
         stride = max(1, round(1 / run.budget.scale))
-        for number, damaged in enumerate(damages(sample.files)):
+        for number, damaged in enumerate(damages(hurt)):
             if run.is_over:
                 return
             if damaged.flipped is not None and number % stride != run.seed % stride:
