@@ -13,7 +13,7 @@ from benchmarks import records
 from benchmarks.experiments import Options, places
 from benchmarks.harness import missing_line, sample_line
 from benchmarks.stores.segstore_log import can_compress
-from segstore.segment.compress import CHUNK_BYTES
+from segstore.config import LogConfig
 
 EXPERIMENT = "compress"
 SEGMENT_SIZE = 64 << 20
@@ -49,7 +49,8 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
                 log.compress()
                 took = time.perf_counter() - started
                 after = log.segments()[0]
-            chunks = [raw[at : at + CHUNK_BYTES] for at in range(0, len(raw), CHUNK_BYTES)]
+            size = LogConfig().batch_size
+            chunks = [raw[at : at + size] for at in range(0, len(raw), size)]
             started = time.perf_counter()
             packed = [
                 lz4.frame.compress(chunk, block_linked=False, store_size=True) for chunk in chunks
@@ -64,7 +65,7 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
         whole_ratios.append(len(raw) / len(lz4.frame.compress(raw, compression_level=0)))
     note = f"segment_size={SEGMENT_SIZE}, log.compress() on one sealed segment"
     yield sample_line(EXPERIMENT, case, "segstore", segstore_s, "s/byte", note)
-    note = f"lz4.frame.compress, level 0, chunks of {CHUNK_BYTES} bytes in memory"
+    note = f"lz4.frame.compress, level 0, chunks of {LogConfig().batch_size} bytes in memory"
     yield sample_line(EXPERIMENT, case, "lz4 alone", lz4_s, "s/byte", note)
     case = {"records": "lines", "what": "ratio"}
     yield sample_line(EXPERIMENT, case, "segstore", ratios, "x")

@@ -22,11 +22,20 @@ class Compressor:
         refused: base offsets of segments that are damaged and stay as they are, with the reason.
     """
 
-    def __init__(self, disk: Disk, manager: SegmentManager, log_id: bytes, created: int) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        manager: SegmentManager,
+        log_id: bytes,
+        created: int,
+        *,
+        batch_size_bytes: int,
+    ) -> None:
         self._disk = disk
         self._manager = manager
         self._log_id = log_id
         self._created = created
+        self._batch_size_bytes = batch_size_bytes
         self.refused: dict[int, str] = {}
 
     def waiting(self) -> list[int]:
@@ -75,7 +84,13 @@ class Compressor:
         from segstore.segment.compress import compress_segment
 
         swapped = compress_segment(
-            self._disk, reader, self._log_id, self._created, segment.stamp.end_offset, codec
+            self._disk,
+            reader,
+            self._log_id,
+            self._created,
+            segment.stamp.end_offset,
+            codec,
+            self._batch_size_bytes,
         )
         # Readers find the new file before the old one goes; whoever has that open reads on in it.
         self._manager.replace(swapped)

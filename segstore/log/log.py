@@ -144,7 +144,11 @@ class Log:
             self._bell = started.bell
             self._recovery = started.recovery
             self._compressor = Compressor(
-                disk, started.writer.manager, started.log_id, time.time_ns()
+                disk,
+                started.writer.manager,
+                started.log_id,
+                time.time_ns(),
+                batch_size_bytes=config.batch_size,
             )
             self._sweeper = RetentionSweeper(
                 disk,

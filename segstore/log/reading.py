@@ -29,9 +29,8 @@ from segstore.segment.reader import SegmentReader
 
 OnDamage = Literal["raise", "skip"]
 
-# Open segment files, and batches of compressed segments for point reads, that are kept at hand.
+# Open segment files that are kept at hand.
 OPEN_SEGMENTS_MAX = 32
-BYTES_AT_HAND_MAX = 2 << 20
 
 # How often an offset is looked for while the files around it keep changing.
 ATTEMPTS_MAX = 20
@@ -52,21 +51,18 @@ class LogReader:
         self.damaged_record_count = 0
         self.refusal: SegstoreError | None = None
         self._segments: OrderedDict[int, tuple[Segment, SegmentReader]] = OrderedDict()
-        self._batches_at_hand: OrderedDict[tuple[int, int], RecordBatch] = OrderedDict()
-        self._bytes_at_hand = 0
         self._epoch = view.epoch()
         # The batch of the last point read, and the epoch it was read in.
         self._last: tuple[bytes | int, RecordBatch | None] = b"", None
         # The segment and index entry of the last one that was read without its batch.
         self._last_place = -1, -1
-        self._lock = threading.Lock()  # of the two caches
+        self._lock = threading.Lock()  # of the open segments
 
     def close(self) -> None:
         """Let go of every file; what still reads ends with LogClosedError."""
         self.refusal = LogClosedError("the log was closed; open it again")
         with self._lock:
             self._segments.clear()
-            self._batches_at_hand.clear()
         self.view.close()
 
     def check_open(self) -> None:
@@ -350,19 +346,11 @@ class LogReader:
         if reader is None:
             return None
         slot = reader.slot(offset)
-        key = segment.base_offset, slot
-        if not segment.is_compressed:  # the page cache has it at hand
-            # The second record of a frame in a row is followed by a third more often than not.
-            batch = reader.batch_at(slot, offset) if key == self._last_place else None
-            self._last_place = key
-            return batch or reader.record_at(slot, offset) or reader.batch_at(slot, offset)
-        cached = self._batches_at_hand.get(key)
-        if cached is not None and cached.base_offset <= offset < cached.end_offset:
-            return cached
-        batch = reader.batch_at(slot, offset)
-        if batch is not None:
-            self._keep_at_hand(key, batch)
-        return batch
+        # The second record of a frame in a row is followed by a third more often than not.
+        place = segment.base_offset, slot
+        batch = reader.batch_at(slot, offset) if place == self._last_place else None
+        self._last_place = place
+        return batch or reader.record_at(slot, offset) or reader.batch_at(slot, offset)
 
     def forget_removed(self) -> None:
         """Let go of files that were swapped or deleted: an open one still takes up space."""
@@ -375,8 +363,6 @@ class LogReader:
             }
             for base_offset in gone:
                 del self._segments[base_offset]
-            for key in [key for key in self._batches_at_hand if key[0] in gone]:
-                self._bytes_at_hand -= self._batches_at_hand.pop(key).header.body_bytes
 
     def _refresh(self) -> None:
         self.view.refresh()
@@ -394,20 +380,8 @@ class LogReader:
             with self._lock:
                 self._epoch = epoch
                 self._segments.clear()
-                self._batches_at_hand.clear()
-                self._bytes_at_hand = 0
             view.refresh()
         return epoch, view.catalog
-
-    def _keep_at_hand(self, key: tuple[int, int], batch: RecordBatch) -> None:
-        with self._lock:
-            replaced = self._batches_at_hand.pop(key, None)
-            self._bytes_at_hand += batch.header.body_bytes
-            self._batches_at_hand[key] = batch
-            while replaced is not None or self._bytes_at_hand > BYTES_AT_HAND_MAX:
-                dropped = replaced or self._batches_at_hand.popitem(last=False)[1]
-                self._bytes_at_hand -= dropped.header.body_bytes
-                replaced = None
 
     def _open(self, segment: Segment) -> SegmentReader | None:
         """The reader of a segment; None if its file is gone."""

@@ -37,22 +37,29 @@ from segstore.segment.keys import key_filter_of
 from segstore.segment.reader import SegmentReader
 from segstore.segment.state import SegmentState, write_sealed_index
 
-# One full batch a chunk: damage to a chunk costs that batch and no other, and an offset costs one.
-# Larger chunks are smaller on disk (64 KiB: 6.1 % above the whole file at once, 128 KiB: 2.9 %, 192
-# KiB: 1.8 %) and widen both.
-CHUNK_BYTES = 128 * 1024
-
+# Below this LZ4 finds too little that repeats.
+CHUNK_BYTES_MIN = 16 * 1024
 # Plain bytes that are written and read back at a time: few calls, and still in the cache of a core
 # when they are compared.
-GROUP_BYTES = 4 * CHUNK_BYTES
+GROUP_BYTES = 512 * 1024
 # The device gets to work on what is written after each so many bytes.
 SYNC_START_BYTES = 1024 * 1024
 
 
 def compress_segment(
-    disk: Disk, reader: SegmentReader, log_id: bytes, created: int, end_offset: int, codec: Codec
+    disk: Disk,
+    reader: SegmentReader,
+    log_id: bytes,
+    created: int,
+    end_offset: int,
+    codec: Codec,
+    batch_size_bytes: int,
 ) -> Segment:
     """Write the compressed form of a sealed plain segment and commit it.
+
+    A chunk is about a full batch: damage to it costs that batch and no other, and so does reading
+    one offset. Larger ones are smaller on disk (64 KiB: 6.1 % above the whole file at once, 128
+    KiB: 2.9 %, 192 KiB: 1.8 %).
 
     Raises:
         CorruptionError: the segment is damaged; it is left as it is.
@@ -67,7 +74,9 @@ def compress_segment(
     try:
         state = SegmentState(base_offset, index_interval_bytes=0)
         writer = _ChunkWriter(file, codec)
-        for chunk in _chunks(_merged(_batches(reader, end_offset)), header, state):
+        chunk_bytes = max(CHUNK_BYTES_MIN, batch_size_bytes)
+        items = _merged(_batches(reader, end_offset), chunk_bytes)
+        for chunk in _chunks(items, chunk_bytes, header, state):
             writer.add(chunk)
         writer.flush()
         file.sync()
@@ -114,17 +123,19 @@ def _damage(
     return CorruptionError(reader.source.name, position, range(start, max(stop, start + 1)), reason)
 
 
-def _merged(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch | list[RecordBatch]]:
+def _merged(
+    batches: Iterator[RecordBatch], chunk_bytes: int
+) -> Iterator[RecordBatch | list[RecordBatch]]:
     """Runs of small batches as lists of about a chunk, every other batch as it is."""
     run: list[RecordBatch] = []
     size = count = 0
     for batch in batches:
         body_bytes = batch.header.body_bytes
-        is_small = body_bytes < CHUNK_BYTES // 2
+        is_small = body_bytes < chunk_bytes // 2
         if run and (
             not is_small
             or batch.base_offset != run[-1].end_offset
-            or size + body_bytes > CHUNK_BYTES
+            or size + body_bytes > chunk_bytes
             or count + len(batch) > RECORD_COUNT_MAX
         ):
             yield run if len(run) > 1 else run[0]
@@ -140,7 +151,10 @@ def _merged(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch | list[Recor
 
 
 def _chunks(
-    items: Iterator[RecordBatch | list[RecordBatch]], header: FileHeader, state: SegmentState
+    items: Iterator[RecordBatch | list[RecordBatch]],
+    chunk_bytes: int,
+    header: FileHeader,
+    state: SegmentState,
 ) -> Iterator[Buffer]:
     """The plain bytes of each chunk; `state` counts the first frame of each as its entry."""
     parts: list[Buffer] = [encode_file_header(header)]
@@ -166,7 +180,7 @@ def _chunks(
             frame_bytes = len(item.frame)
             extremes = fields.min_timestamp, fields.max_timestamp
             count, append_time, has_keys = len(item), fields.append_time, item.has_keys
-        if size + frame_bytes > CHUNK_BYTES and not is_first:
+        if size + frame_bytes > chunk_bytes and not is_first:
             yield parts[0] if len(parts) == 1 else b"".join(parts)
             parts, size, is_first = [], 0, True
         state.add(

@@ -110,16 +110,19 @@ class SegmentReader:
         position = self.index.position(slot)
         read = self.source.read
         wanted = HEAD_READ_BYTES
-        # With keys it takes two looks to know where the head ends.
-        for _ in range(3):
-            found = find_record(read(wanted, position), self.log_tag, offset)
-            if not isinstance(found, int):
-                break
-            wanted = found
-        if not isinstance(found, tuple):
+        try:
+            # With keys it takes two looks to know where the head ends.
+            for _ in range(3):
+                found = find_record(read(wanted, position), self.log_tag, offset)
+                if not isinstance(found, int):
+                    break
+                wanted = found
+            if not isinstance(found, tuple):
+                return None
+            time, key, blocks_start, blocks_stop, before, after, start, stop = found
+            blocks = read(blocks_stop - blocks_start, position + blocks_start)
+        except UnreadableError:
             return None
-        time, key, blocks_start, blocks_stop, before, after, start, stop = found
-        blocks = read(blocks_stop - blocks_start, position + blocks_start)
         if crc32c(blocks, before) != after:
             return None
         return Record(offset, time, key, blocks[start:stop])

@@ -51,14 +51,14 @@ class Source(Protocol):
 
     @property
     def read(self) -> Callable[[int, int], bytes]:
-        """At least `size_bytes` from `position`, unless they end before.
+        """`size_bytes` from `position`, or fewer where they end before.
 
         Raises:
             UnreadableError: damage that is known before any frame is looked at.
             OSError: the file can't be read.
         """
 
-    def ahead(self, frame_bytes: int) -> int:
+    def ahead(self, position: int, frame_bytes: int) -> int:
         """How much to ask for when reading on behind a frame of that size; 0 for none yet."""
 
 
@@ -72,7 +72,7 @@ class RawSource:
         self.size = file.size
         self.read = file.read
 
-    def ahead(self, frame_bytes: int) -> int:
+    def ahead(self, position: int, frame_bytes: int) -> int:  # noqa: ARG002
         """So much that it ends where a frame does, if the next ones are like the last.
 
         The rest of a frame that was read in part is read again with what follows.
@@ -105,6 +105,8 @@ class Lz4Source:
         self.name = segment_file(base_offset, LZ4_SUFFIX)
         self._file = disk.open(self.name)
         self._table = table or walk_chunks(self._file)
+        # The chunk that was decoded last: point reads look into it two or three times.
+        self._last: tuple[int, bytes] = -1, b""
 
     def size(self) -> int:
         """The size of the plain segment."""
@@ -116,24 +118,27 @@ class Lz4Source:
         chunk = table.find(position)
         if chunk < 0 or position >= self.size():
             return b""
-        data = self._decode(chunk)[position - table.raw_positions[chunk] :]
-        if len(data) >= size_bytes:
+        start = position - table.raw_positions[chunk]
+        data = self._decode(chunk)[start : start + size_bytes]
+        if len(data) == size_bytes:
             return data
         # Only a header that claims more than its chunk asks for this: frames never span chunks.
         pieces = [data]
         missing = size_bytes - len(data)
         while missing > 0 and (chunk := chunk + 1) < len(table.positions) - 1:
             try:
-                pieces.append(self._decode(chunk))
+                pieces.append(self._decode(chunk)[:missing])
             except UnreadableError as unreadable:
                 # Zeros in its place, which are no frame either: what is behind it can be read.
-                pieces.append(bytes(unreadable.end_position - table.raw_positions[chunk]))
+                size = unreadable.end_position - table.raw_positions[chunk]
+                pieces.append(bytes(min(size, missing)))
             missing -= len(pieces[-1])
         return b"".join(pieces)
 
-    def ahead(self, frame_bytes: int) -> int:  # noqa: ARG002
+    def ahead(self, position: int, frame_bytes: int) -> int:  # noqa: ARG002
         """One chunk at a time, whatever is in it."""
-        return 1
+        table = self._table
+        return table.raw_positions[table.find(position) + 1] - position
 
     def chunk_of(self, position: int) -> int:
         """The number of the chunk that holds a byte of the plain segment."""
@@ -150,6 +155,9 @@ class Lz4Source:
         return table.positions[max(first, 0)], table.positions[last + 1]
 
     def _decode(self, chunk: int) -> bytes:
+        last, raw = self._last
+        if chunk == last:
+            return raw
         table = self._table
         start, end = table.positions[chunk], table.positions[chunk + 1]
         raw_start, raw_end = table.raw_positions[chunk], table.raw_positions[chunk + 1]
@@ -159,9 +167,11 @@ class Lz4Source:
             data = self._file.read(end - start, start)
             if chunk_raw_bytes(data, 0) != raw_end - raw_start:
                 raise ValueError("the chunk is not of the size it should be")
-            return decode_chunk(data)
+            raw = decode_chunk(data)
         except ValueError as error:
             raise UnreadableError(raw_end, f"chunk at byte {start}: {error}") from None
+        self._last = chunk, raw
+        return raw
 
 
 def walk_chunks(file: File) -> ChunkTable:
@@ -248,7 +258,7 @@ def scan(source: Source, scanner: Scanner, end_position: int) -> Iterator[Frame 
         if is_last or left <= 0:
             return
         try:
-            ahead = source.ahead(scanner.last_frame_bytes)
+            ahead = source.ahead(scanner.position, scanner.last_frame_bytes)
             wanted = min(max(ahead, scanner.wanted_bytes), left)
             data = source.read(wanted, scanner.position)
         except UnreadableError as unreadable:

@@ -152,8 +152,8 @@ def test_the_lz4_tool_gives_back_a_plain_log(path: str, tmp_path: Path) -> None:
             assert_equal(log, records)
 
 
-def test_the_chunks_are_standard_lz4_frames_of_about_128_kib(path: str, tmp_path: Path) -> None:
-    with open_log(path, segment_size="512KiB", batch_size="64KiB") as log:
+def test_the_chunks_are_standard_lz4_frames_of_a_batch_each(path: str, tmp_path: Path) -> None:
+    with open_log(path, segment_size="512KiB", batch_size="128KiB") as log:
         log.append_many(lines(9000))
         log.roll()
         log.compress()
@@ -385,7 +385,7 @@ def test_a_compressed_segment_at_the_end_without_its_index_keeps_its_records(pat
 @pytest.mark.parametrize("with_index", [True, False])
 @pytest.mark.parametrize("where", ["magic", "size", "block", "data", "end"])
 def test_a_damaged_chunk_loses_only_itself(path: str, with_index: bool, where: str) -> None:
-    with open_log(path, segment_size="512KiB", batch_size="8KiB") as log:
+    with open_log(path, segment_size="512KiB", batch_size="64KiB") as log:
         values = lines(6000)
         for start in range(0, len(values), 50):
             log.append_many(values[start : start + 50])
