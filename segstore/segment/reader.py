@@ -64,12 +64,8 @@ class SegmentReader:
         self.key_filter: KeyFilter | None = None
         if index is None:
             index, table, self.key_filter = load_index(disk, base_offset, is_compressed, stamp)
-        self.source: Source
-        if is_compressed:
-            source = Lz4Source(disk, base_offset, table)
-            self.source = source
-        else:
-            self.source = RawSource(disk, base_offset)
+        self._chunks = Lz4Source(disk, base_offset, table) if is_compressed else None
+        self.source: Source = self._chunks or RawSource(disk, base_offset)
         self._index = index
         self.is_index_intact = index is not None and (table is not None or not is_compressed)
 
@@ -108,6 +104,8 @@ class SegmentReader:
         if slot < 0:
             return None
         position = self.index.position(slot)
+        if self._chunks is not None and not self._chunks.keeps_chunk_at(position):
+            return None
         read = self.source.read
         wanted = HEAD_READ_BYTES
         try:

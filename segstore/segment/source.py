@@ -29,6 +29,8 @@ from segstore.format.scanner import NEED_DATA, Damage, Frame, Scanner
 READ_BYTES = 320 * 1024
 # Frames in a row differ by a record or two.
 _SLACK_BYTES = 4096
+# A larger chunk is not kept: there is one for each open segment.
+KEPT_BYTES_MAX = 1 << 20
 
 
 class UnreadableError(Exception):
@@ -140,6 +142,12 @@ class Lz4Source:
         table = self._table
         return table.raw_positions[table.find(position) + 1] - position
 
+    def keeps_chunk_at(self, position: int) -> bool:
+        """Whether the chunk there stays decoded, so that it can be read piece by piece."""
+        table = self._table
+        chunk = table.find(position)
+        return table.raw_positions[chunk + 1] - table.raw_positions[chunk] <= KEPT_BYTES_MAX
+
     def chunk_of(self, position: int) -> int:
         """The number of the chunk that holds a byte of the plain segment."""
         return self._table.find(position)
@@ -170,7 +178,8 @@ class Lz4Source:
             raw = decode_chunk(data)
         except ValueError as error:
             raise UnreadableError(raw_end, f"chunk at byte {start}: {error}") from None
-        self._last = chunk, raw
+        if len(raw) <= KEPT_BYTES_MAX:
+            self._last = chunk, raw
         return raw
 
 

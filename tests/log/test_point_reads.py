@@ -6,6 +6,7 @@ import pytest
 
 import segstore
 from segstore import Record
+from segstore.segment import source as source_module
 
 OPTIONS = {"background": False, "compression": None}
 VALUES = [b"value %05d " % number * 10 for number in range(400)]
@@ -84,3 +85,27 @@ def test_after_a_truncation_no_old_record_comes_back(path):
         log.sync()
         for number in (100, 101, 350):
             assert log[number].value == VALUES[::-1][number - 100]
+
+
+def test_compressed_records_of_any_size_are_read_with_one_decoding_each(path, monkeypatch):
+    large = [bytes([65 + number]) * 3_000_000 for number in range(3)]
+    with segstore.open(path, **OPTIONS) as log:
+        log.append_many(VALUES)
+        log.append_many(large)
+        log.roll()
+        log.append(b"next")
+        assert log.compress()
+        decoded = []
+        real = source_module.decode_chunk
+        monkeypatch.setattr(
+            source_module, "decode_chunk", lambda data: decoded.append(1) or real(data)
+        )
+        assert log[7].value == VALUES[7]
+        assert log[300].value == VALUES[300]
+        assert len(decoded) == 1
+        for number in (2, 0, 1):
+            decoded.clear()
+            assert log[400 + number].value == large[number]
+            assert len(decoded) <= 1
+        reader = log._reader._open(log._reader.catalog().segments[0])
+        assert len(reader.source._last[1]) < 1 << 20
