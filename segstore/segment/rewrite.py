@@ -42,6 +42,9 @@ def rewrite_segment(disk: Disk, reader: SegmentReader, log_id: bytes, end_offset
         file.write([header], 0)
         position = len(header)
         for event in reader.events_unindexed():
+            start = event.batch.base_offset if isinstance(event, Frame) else event.offset
+            if start >= end_offset:
+                break
             for data in _kept(event, end_offset):
                 file.write([data], position)
                 position += len(data)
