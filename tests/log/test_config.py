@@ -67,7 +67,7 @@ def test_what_is_no_age_is_refused(text):
         {"sync_interval": 0},
         {"batch_size": 0},
         {"batch_size": "1GiB"},
-        {"segment_size": "64KiB", "batch_size": "256KiB"},
+        {"segment_size": "64KiB", "batch_size": "128KiB"},
         {"compression": "zip"},
         {"retention_records": 0},
         {"retention_records": "many"},
