@@ -23,6 +23,7 @@ from segstore.format.framelayout import (
     HAS_TIMESTAMPS,
     HEADER,
     KNOWN_ATTRIBUTES,
+    MISMATCH,
     PREFIX,
     RECORD_BYTES_MAX,
     RECORD_COUNT_MAX,
@@ -222,7 +223,7 @@ def decode_frame(
     is_whole = header.version != BLOCKS
     if is_whole:
         if header.crc != crc32c(frame[CRC_START:]):
-            return Invalid("checksum mismatch")
+            return Invalid(MISMATCH)
         unfit = _unfit(header, log_tag)
         if unfit is not None:
             return unfit
@@ -235,7 +236,7 @@ def decode_frame(
     if is_whole:
         return batch
     if not is_head_intact(batch):
-        return Invalid("checksum mismatch")
+        return Invalid(MISMATCH)
     unfit = _unfit(header, log_tag)
     if unfit is not None:
         return unfit

@@ -91,6 +91,9 @@ class NeedData(NamedTuple):
     size_bytes: int
 
 
+MISMATCH = "checksum mismatch"  # the reason of what is damaged, most often
+
+
 class Invalid(NamedTuple):
     """There is no intact frame here, and `reason` says which check failed."""
 

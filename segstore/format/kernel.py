@@ -14,7 +14,6 @@ from segstore.format.columns import (
     iter_records,
     join_body,
     join_column,
-    make_records,
     measure,
     split_column,
 )
@@ -27,7 +26,6 @@ __all__ = [
     "iter_records",
     "join_body",
     "join_column",
-    "make_records",
     "measure",
     "split_column",
 ]
@@ -47,6 +45,5 @@ if compiled is not None:
     iter_records = compiled.make_records  # which the garbage collector need not look at
     join_body = compiled.join_body
     join_column = compiled.join_column
-    make_records = compiled.make_records
     measure = compiled.measure
     split_column = compiled.split_column

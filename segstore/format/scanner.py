@@ -23,11 +23,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from segstore.format.batch import RecordBatch
 from segstore.format.buffers import ALIGNMENT_BYTES
 from segstore.format.frame import decode_frame
-from segstore.format.framelayout import FRAME_HEADER_BYTES, FRAME_MAGIC_BYTES, NeedData
+from segstore.format.framelayout import (
+    FRAME_HEADER_BYTES,
+    FRAME_MAGIC_BYTES,
+    MISMATCH,
+    NeedData,
+)
 from segstore.format.salvage import Hole, HoledBatch
 
 SEARCH_BYTES_MAX = 1 << 30
-_MISMATCH = "checksum mismatch"
 
 # No segment has room for so many records, so that a frame further away is none of its own (and an
 # index entry always has room for its offset).
@@ -248,15 +252,15 @@ class Scanner:
             if hole.stop == size_bytes:
                 # Bytes may be missing or too many in it, so that the next frame is not where this
                 # one says: rule 2.
-                self._damage = self._start_damage(_MISMATCH)._replace(parts=tuple(parts))
+                self._damage = self._start_damage(MISMATCH)._replace(parts=tuple(parts))
                 self._open_hole = start, lost.start
                 self.position = start
                 self.expected_offset = lost.start
                 return None
             stop = position + hole.stop
-            parts.append(Damage(start, stop, lost.start, lost.stop, _MISMATCH))
+            parts.append(Damage(start, stop, lost.start, lost.stop, MISMATCH))
         if offset < batch.end_offset:
             parts.append(batch.slice(offset, batch.end_offset))
         self.position = end = position + size_bytes
         self.expected_offset = batch.end_offset
-        return Damage(position, end, batch.base_offset, batch.end_offset, _MISMATCH, tuple(parts))
+        return Damage(position, end, batch.base_offset, batch.end_offset, MISMATCH, tuple(parts))

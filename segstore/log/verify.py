@@ -75,8 +75,7 @@ def verify(view: LogView) -> VerifyReport:
                 except ValueError as error:
                     record_count -= count
                     offsets = range(batch.base_offset, batch.end_offset)
-                    position = event.position
-                    lost.append(LostRange(path, position, offsets, str(error)))
+                    lost.append(LostRange(path, event.position, offsets, str(error)))
         if expected < limit:
             lost.append(LostRange(path, 0, range(expected, limit), "the segment ends too early"))
             expected = limit
