@@ -12,7 +12,8 @@
            each number is read once, and what was checked is what is used.
    Rule 3: everything runs under the GIL and calls no Python code between a check and the store
            that rests on it. That is what makes the append safe without a lock, and why a build
-           without the GIL refuses this file.
+           without the GIL refuses this file. The one system call lets go of the GIL, and
+           touches nothing meanwhile but memory on the stack.
    Rule 4: an allocation may start the garbage collector, which may run anything. Whatever is
            borrowed from a list is owned before the next allocation, and its size asked again. */
 
@@ -24,6 +25,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #ifdef Py_GIL_DISABLED
 #error "the kernel relies on the GIL; a free-threaded build uses the Python loops"
@@ -32,9 +34,19 @@
 #error "the kernel stores numbers as they are in memory, and the format is little-endian"
 #endif
 
-enum { FIND_RECORD, JOIN_BODY, JOIN_COLUMN, MAKE_RECORDS, MEASURE, SPLIT_COLUMN, FUNCTION_COUNT };
-static const char *const function_names[] = {"find_record",  "join_body", "join_column",
-                                             "make_records", "measure",   "split_column"};
+enum {
+    DECODE_HEAD,
+    JOIN_BODY,
+    JOIN_COLUMN,
+    MAKE_RECORDS,
+    MEASURE,
+    READ_RECORD,
+    SPLIT_COLUMN,
+    FUNCTION_COUNT
+};
+static const char *const function_names[] = {"decode_head", "join_body",   "join_column",
+                                             "make_records", "measure",     "read_record",
+                                             "split_column"};
 
 typedef struct {
     PyObject *specification[FUNCTION_COUNT];
@@ -639,6 +651,16 @@ is_plain_record_type(PyObject *candidate)
     return is_plain;
 }
 
+static bool
+knows_record_type(KernelState *state, PyObject *candidate)
+{
+    if ((PyObject *)state->record_type != candidate && is_plain_record_type(candidate)) {
+        Py_INCREF(candidate);
+        Py_XSETREF(state->record_type, (PyTypeObject *)candidate);
+    }
+    return (PyObject *)state->record_type == candidate;
+}
+
 /* A new reference; NULL without an exception if the list is not what it was. */
 static PyObject *
 item_of(PyObject *list, Py_ssize_t index)
@@ -738,12 +760,8 @@ make_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     PyObject *keys = args[3] == Py_None ? NULL : args[3];
     PyObject *values = args[4];
     PyObject *records = NULL;
-    if ((PyObject *)state->record_type != args[0] && is_plain_record_type(args[0])) {
-        Py_INCREF(args[0]);
-        Py_XSETREF(state->record_type, (PyTypeObject *)args[0]);
-    }
     unsigned long long base_offset = 0;
-    bool is_plain = (PyObject *)state->record_type == args[0] && PyLong_CheckExact(args[1]) &&
+    bool is_plain = knows_record_type(state, args[0]) && PyLong_CheckExact(args[1]) &&
                     PyList_CheckExact(values) && (keys == NULL || PyList_CheckExact(keys));
     if (is_plain) {
         base_offset = PyLong_AsUnsignedLongLong(args[1]);
@@ -800,121 +818,200 @@ typedef struct {
 _Static_assert(sizeof(FrameHeader) == 64, "the header is 64 bytes");
 _Static_assert(offsetof(FrameHeader, durable_offset) == 56, "no padding");
 
-/* A place as `find_record` gives it, without a key. */
+/* Where things are in a frame of version BLOCKS without keys, by the head of it. */
 typedef struct {
-    int64_t time;
-    Py_ssize_t blocks_start, blocks_stop, value_start, value_stop;
-    uint32_t before, after;
-} Place;
+    FrameHeader header;
+    Py_ssize_t times_at, checks_at, values_at, values_size;
+} Head;
 
 enum { FOUND, WANTED, ASK_PYTHON };
 
-/* What the head of a frame says of a record: FOUND, or WANTED and how many bytes that takes. */
+/* FOUND, or WANTED and how many bytes that takes. The checksum is for the caller. */
 static int
-find_checked(const char *data, Py_ssize_t size, uint64_t offset, bool has_tag, uint32_t tag,
-             Place *place, Py_ssize_t *wanted)
+lay_out_head(const char *data, Py_ssize_t size, Head *head, Py_ssize_t *wanted)
 {
-    FrameHeader header;
-    if (size < (Py_ssize_t)sizeof header) {
+    FrameHeader *header = &head->header;
+    if (size < (Py_ssize_t)sizeof *header) {
         return ASK_PYTHON;
     }
-    memcpy(&header, data, sizeof header);
-    uint64_t index = offset - header.base_offset;
-    if (header.magic != FRAME_MAGIC || header.version != BLOCKS ||
-        header.attributes & ~HAS_TIMESTAMPS || (has_tag && header.log_tag != tag) ||
-        offset < header.base_offset || index >= header.record_count ||
-        header.record_count > RECORD_COUNT_MAX || header.body_bytes > BODY_BYTES_MAX) {
+    memcpy(header, data, sizeof *header);
+    Py_ssize_t count = header->record_count;
+    if (header->magic != FRAME_MAGIC || header->version != BLOCKS ||
+        header->attributes & ~HAS_TIMESTAMPS || count == 0 || count > RECORD_COUNT_MAX ||
+        header->body_bytes > BODY_BYTES_MAX) {
         return ASK_PYTHON;
     }
-    Py_ssize_t count = header.record_count;
     Py_ssize_t offsets_size = 4 * (count + 1);
-    const char *offsets = data + sizeof header;
-    *wanted = (Py_ssize_t)sizeof header + offsets_size;
+    *wanted = (Py_ssize_t)sizeof *header + offsets_size;
     if (*wanted > size) {
         return WANTED;
     }
-    int32_t ends[3]; /* of the value before, the value, and the last one */
-    memcpy(ends, offsets + 4 * index, 8);
-    memcpy(ends + 2, offsets + 4 * count, 4);
-    if (ends[0] < 0 || ends[1] < ends[0] || ends[2] < 0) {
+    int32_t end;
+    memcpy(&end, data + *wanted - 4, 4);
+    if (end < 0) {
         return ASK_PYTHON;
     }
-    Py_ssize_t values_size = ((Py_ssize_t)ends[2] + 7) & ~(Py_ssize_t)7;
-    Py_ssize_t blocks = (values_size + BLOCK_BYTES - 1) / BLOCK_BYTES;
-    Py_ssize_t times_at = (Py_ssize_t)sizeof header + offsets_size + (-offsets_size & 7);
-    Py_ssize_t checks_at = times_at + (header.attributes & HAS_TIMESTAMPS ? 8 * count : 0);
-    Py_ssize_t values_at = checks_at + 4 * blocks + (-(4 * blocks) & 7);
-    if (ends[1] > values_size ||
-        values_at + values_size != (Py_ssize_t)sizeof header + (Py_ssize_t)header.body_bytes) {
+    head->values_size = ((Py_ssize_t)end + 7) & ~(Py_ssize_t)7;
+    Py_ssize_t blocks = (head->values_size + BLOCK_BYTES - 1) / BLOCK_BYTES;
+    head->times_at = *wanted + (-offsets_size & 7);
+    head->checks_at = head->times_at + (header->attributes & HAS_TIMESTAMPS ? 8 * count : 0);
+    head->values_at = head->checks_at + 4 * blocks + (-(4 * blocks) & 7);
+    if (head->values_at + head->values_size !=
+        (Py_ssize_t)sizeof *header + (Py_ssize_t)header->body_bytes) {
         return ASK_PYTHON;
     }
-    *wanted = values_at;
-    if (values_at > size) {
-        return WANTED;
-    }
-    if (crc32c((const unsigned char *)data + CRC_START, (size_t)(values_at - CRC_START)) !=
-        header.crc) {
-        return ASK_PYTHON;
-    }
-    place->time = header.min_timestamp;
-    if (header.attributes & HAS_TIMESTAMPS) {
-        memcpy(&place->time, data + times_at + 8 * index, 8);
-    }
-    if (ends[0] == ends[1]) {
-        place->blocks_start = place->blocks_stop = values_at;
-        place->value_start = place->value_stop = 0;
-        place->before = place->after = 0;
-        return FOUND;
-    }
-    Py_ssize_t first = ends[0] / BLOCK_BYTES, last = (ends[1] - 1) / BLOCK_BYTES;
-    Py_ssize_t start = first * BLOCK_BYTES, stop = (last + 1) * BLOCK_BYTES;
-    place->before = 0;
-    if (first) {
-        memcpy(&place->before, data + checks_at + 4 * first - 4, 4);
-    }
-    memcpy(&place->after, data + checks_at + 4 * last, 4);
-    place->blocks_start = values_at + start;
-    place->blocks_stop = values_at + (stop < values_size ? stop : values_size);
-    place->value_start = ends[0] - start;
-    place->value_stop = ends[1] - start;
-    return FOUND;
+    *wanted = head->values_at;
+    return head->values_at > size ? WANTED : FOUND;
 }
 
-PyDoc_STRVAR(find_record_doc, "find_record($module, data, log_tag, offset, /)\n--\n\n"
-                              "As segstore.format.pointread.find_record.");
+PyDoc_STRVAR(decode_head_doc, "decode_head($module, data, log_tag, /)\n--\n\n"
+                              "As segstore.format.pointread.decode_head.");
 
 static PyObject *
-find_record(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+decode_head(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!has_arguments("find_record", nargs, 3)) {
+    if (!has_arguments("decode_head", nargs, 2)) {
         return NULL;
     }
-    unsigned long long tag = 0, offset = 0;
+    unsigned long long tag = 0;
     bool has_tag = args[1] != Py_None;
-    bool is_plain = PyBytes_CheckExact(args[0]) && PyLong_CheckExact(args[2]) &&
-                    (!has_tag || PyLong_CheckExact(args[1]));
-    if (is_plain) {
-        tag = has_tag ? PyLong_AsUnsignedLongLong(args[1]) : 0;
-        offset = PyLong_AsUnsignedLongLong(args[2]);
-        is_plain = !PyErr_Occurred() && tag <= UINT32_MAX;
-        PyErr_Clear(); /* a number too large is for Python to judge */
+    bool is_plain = PyBytes_CheckExact(args[0]) && (!has_tag || PyLong_CheckExact(args[1]));
+    if (is_plain && has_tag) {
+        tag = PyLong_AsUnsignedLongLong(args[1]);
+        PyErr_Clear(); /* a number too large is no tag either */
     }
-    Place place;
-    Py_ssize_t wanted;
+    Head head;
+    Py_ssize_t wanted = 0;
+    const FrameHeader *header = &head.header;
     int found = ASK_PYTHON;
     if (is_plain) {
-        found = find_checked(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0]), offset,
-                             has_tag, (uint32_t)tag, &place, &wanted);
+        const char *data = PyBytes_AS_STRING(args[0]);
+        found = lay_out_head(data, PyBytes_GET_SIZE(args[0]), &head, &wanted);
+        if (found != ASK_PYTHON && has_tag && header->log_tag != tag) {
+            found = ASK_PYTHON;
+        }
+        if (found == FOUND && crc32c((const unsigned char *)data + CRC_START,
+                                     (size_t)(head.values_at - CRC_START)) != header->crc) {
+            found = ASK_PYTHON;
+        }
     }
     if (found == WANTED) {
         return PyLong_FromSsize_t(wanted);
     }
     if (found == ASK_PYTHON) {
-        return hand_over(module, FIND_RECORD, args, 3);
+        return hand_over(module, DECODE_HEAD, args, 2);
     }
-    return Py_BuildValue("LOnnIInn", (long long)place.time, Py_None, place.blocks_start,
-                         place.blocks_stop, (unsigned int)place.before, (unsigned int)place.after,
-                         place.value_start, place.value_stop);
+    Py_ssize_t keys_at = head.checks_at;
+    return Py_BuildValue("(y#KnLin(nnnnnn))", PyBytes_AS_STRING(args[0]), head.values_at,
+                         (unsigned long long)header->base_offset,
+                         (Py_ssize_t)header->record_count, (long long)header->min_timestamp,
+                         (int)header->attributes, head.values_size, head.times_at, keys_at,
+                         keys_at, keys_at, head.checks_at, head.values_at);
+}
+
+/* Blocks of values for one record, of most: two of them, where it stands in both. */
+#define POINT_BYTES_MAX (2 * BLOCK_BYTES)
+
+/* A part of a file in a row; false where it is not all there. */
+static bool
+read_whole(int descriptor, char *data, Py_ssize_t size, int64_t position)
+{
+    ssize_t done;
+    Py_BEGIN_ALLOW_THREADS
+    done = pread(descriptor, data, (size_t)size, position);
+    Py_END_ALLOW_THREADS
+    return done == size;
+}
+
+/* The value of a record by its head, which was found well formed; NULL without an exception where
+   the specification has to look. */
+static PyObject *
+read_value(int descriptor, int64_t position, const char *data, const Head *head, Py_ssize_t index)
+{
+    int32_t start, stop;
+    memcpy(&start, data + sizeof(FrameHeader) + 4 * index, 4);
+    memcpy(&stop, data + sizeof(FrameHeader) + 4 * index + 4, 4);
+    if (start < 0 || stop <= start || stop > head->values_size) {
+        return NULL;
+    }
+    Py_ssize_t first = start / BLOCK_BYTES, last = (stop - 1) / BLOCK_BYTES;
+    Py_ssize_t blocks_start = first * BLOCK_BYTES, blocks_stop = (last + 1) * BLOCK_BYTES;
+    if (blocks_stop > head->values_size) {
+        blocks_stop = head->values_size;
+    }
+    char blocks[POINT_BYTES_MAX];
+    Py_ssize_t size = blocks_stop - blocks_start;
+    if (size > POINT_BYTES_MAX ||
+        !read_whole(descriptor, blocks, size, position + head->values_at + blocks_start)) {
+        return NULL;
+    }
+    uint32_t before = 0, after;
+    if (first) {
+        memcpy(&before, data + head->checks_at + 4 * first - 4, 4);
+    }
+    memcpy(&after, data + head->checks_at + 4 * last, 4);
+    if (~crc_words(~before, (const unsigned char *)blocks, (size_t)size) != after) {
+        return NULL;
+    }
+    return PyBytes_FromStringAndSize(blocks + start - blocks_start, stop - start);
+}
+
+PyDoc_STRVAR(read_record_doc,
+             "read_record($module, read, descriptor, position, head, offset, record_type, /)\n"
+             "--\n\n"
+             "As segstore.format.pointread.read_record.");
+
+static PyObject *
+read_record(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (!has_arguments("read_record", nargs, 6)) {
+        return NULL;
+    }
+    PyObject *tuple = args[3], *value = NULL;
+    Head head;
+    Py_ssize_t wanted;
+    if (PyLong_CheckExact(args[1]) && PyLong_CheckExact(args[2]) && PyLong_CheckExact(args[4]) &&
+        PyTuple_CheckExact(tuple) && PyTuple_GET_SIZE(tuple) == 7 &&
+        PyBytes_CheckExact(PyTuple_GET_ITEM(tuple, 0)) &&
+        knows_record_type(state_of(module), args[5])) {
+        PyObject *bytes = PyTuple_GET_ITEM(tuple, 0);
+        const char *data = PyBytes_AS_STRING(bytes);
+        /* The checks and the last offset, which are at the end and are looked at next. */
+        __builtin_prefetch(data + PyBytes_GET_SIZE(bytes) - 64);
+        __builtin_prefetch(data + PyBytes_GET_SIZE(bytes) - 128);
+        int overflow = 0, any = 0;
+        long descriptor = PyLong_AsLongAndOverflow(args[1], &overflow);
+        any |= overflow;
+        long long position = PyLong_AsLongLongAndOverflow(args[2], &overflow);
+        any |= overflow;
+        long long offset = PyLong_AsLongLongAndOverflow(args[4], &overflow);
+        any |= overflow;
+        if (!any && 0 <= descriptor && descriptor <= INT_MAX && 0 <= position &&
+            position <= INT64_MAX / 2 && 0 <= offset &&
+            lay_out_head(data, PyBytes_GET_SIZE(bytes), &head, &wanted) == FOUND) {
+            uint64_t index = (uint64_t)offset - head.header.base_offset;
+            if (index < head.header.record_count) {
+                value = read_value((int)descriptor, position, data, &head, (Py_ssize_t)index);
+            }
+            if (value != NULL) {
+                int64_t time = head.header.min_timestamp;
+                if (head.header.attributes & HAS_TIMESTAMPS) {
+                    memcpy(&time, data + head.times_at + 8 * index, 8);
+                }
+                PyObject *number = PyLong_FromLongLong(time);
+                if (number == NULL) {
+                    Py_DECREF(value);
+                    return NULL;
+                }
+                return make_record((PyTypeObject *)args[5], Py_NewRef(args[4]), number,
+                                   Py_NewRef(Py_None), value);
+            }
+        }
+    }
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    return hand_over(module, READ_RECORD, args, 6);
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -1568,8 +1665,9 @@ kernel_exec(PyObject *module)
     prepare_crc();
     KernelState *state = state_of(module);
     for (int i = 0; i < FUNCTION_COUNT; i++) {
-        PyObject *home = PyImport_ImportModule(i == FIND_RECORD ? "segstore.format.pointread"
-                                                                : "segstore.format.columns");
+        bool is_of_points = i == DECODE_HEAD || i == READ_RECORD;
+        PyObject *home = PyImport_ImportModule(is_of_points ? "segstore.format.pointread"
+                                                            : "segstore.format.columns");
         if (home == NULL) {
             return -1;
         }
@@ -1617,10 +1715,11 @@ kernel_free(void *module)
 }
 
 static PyMethodDef kernel_functions[] = {
-    {"find_record", METHOD(find_record), METH_FASTCALL, find_record_doc},
+    {"decode_head", METHOD(decode_head), METH_FASTCALL, decode_head_doc},
     {"join_column", METHOD(join_column), METH_O, join_column_doc},
     {"join_body", METHOD(join_body), METH_FASTCALL, join_body_doc},
     {"measure", METHOD(measure), METH_O, measure_doc},
+    {"read_record", METHOD(read_record), METH_FASTCALL, read_record_doc},
     {"split_column", METHOD(split_column), METH_FASTCALL, split_column_doc},
     {"make_records", METHOD(make_records), METH_FASTCALL, make_records_doc},
     {"crc32c_of", METHOD(crc32c_of), METH_VARARGS | METH_KEYWORDS, crc32c_of_doc},

@@ -2,12 +2,23 @@
 # segstore.format.columns, segstore.format.pointread and segstore.segment.tail.PythonTailBuffer.
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from segstore.format.buffers import Buffer
-from segstore.format.pointread import Place
+from segstore.format.pointread import Head
 
-def find_record(data: bytes, log_tag: int | None, offset: int, /) -> Place | int | None: ...
+_T = TypeVar("_T")
+
+def decode_head(data: bytes, log_tag: int | None, /) -> Head | int | None: ...
+def read_record(
+    read: Callable[[int, int], bytes],
+    descriptor: int | None,
+    position: int,
+    head: Head,
+    offset: int,
+    record_type: Callable[[int, int, bytes | None, bytes], _T],
+    /,
+) -> _T | None: ...
 def join_column(values: Sequence[Buffer], /) -> tuple[Buffer, bytes]: ...
 def measure(values: Iterable[object], /) -> tuple[list[bytes], Sequence[int]] | None: ...
 def join_body(

@@ -53,6 +53,10 @@ class File(Protocol):
 
     name: str
 
+    @property
+    def descriptor(self) -> int | None:
+        """The system's, for C code that reads by itself; None where `read` is the only way."""
+
     def read(self, size_bytes: int, position: int) -> bytes:
         """Up to `size_bytes` from `position`; fewer only at the end of the file."""
 

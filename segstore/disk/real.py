@@ -74,19 +74,19 @@ class OsFile:
     """An open regular file."""
 
     def __init__(self, descriptor: int, name: str, *, write: bool) -> None:
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._is_writable = write
         self.name = name
 
     def read(self, size_bytes: int, position: int) -> bytes:
         """pread, repeated until all is there or the file ends."""
-        data = os.pread(self._descriptor, size_bytes, position)
+        data = os.pread(self.descriptor, size_bytes, position)
         if len(data) == size_bytes or not data:
             return data
         pieces = [data]
         missing = size_bytes - len(data)
         while missing and (
-            data := os.pread(self._descriptor, missing, position + size_bytes - missing)
+            data := os.pread(self.descriptor, missing, position + size_bytes - missing)
         ):
             pieces.append(data)
             missing -= len(data)
@@ -95,7 +95,7 @@ class OsFile:
     def write(self, parts: Sequence[Buffer], position: int) -> None:
         """pwritev, repeated until all is written: a full disk takes a part and says nothing."""
         if len(parts) <= _IOV_MAX:
-            written = os.pwritev(self._descriptor, parts, position)
+            written = os.pwritev(self.descriptor, parts, position)
             if written == sum(map(len, parts)):
                 return
         else:
@@ -103,7 +103,7 @@ class OsFile:
         rest = memoryview(b"".join(parts))[written:]
         position += written
         while rest:
-            written = os.pwrite(self._descriptor, rest, position)
+            written = os.pwrite(self.descriptor, rest, position)
             if written == 0:
                 raise OSError(errno.EIO, "a write took no bytes", self.name)
             rest = rest[written:]
@@ -111,19 +111,19 @@ class OsFile:
 
     def size(self) -> int:
         """By fstat."""
-        return os.fstat(self._descriptor).st_size
+        return os.fstat(self.descriptor).st_size
 
     def truncate(self, size_bytes: int) -> None:
         """Ftruncate."""
-        os.ftruncate(self._descriptor, size_bytes)
+        os.ftruncate(self.descriptor, size_bytes)
 
     def allocate(self, size_bytes: int) -> None:
         """posix_fallocate, undone when it fails: ext4 leaves the file grown (56 of 210 MB)."""
         before = self.size()
         try:
-            os.posix_fallocate(self._descriptor, 0, size_bytes)
+            os.posix_fallocate(self.descriptor, 0, size_bytes)
         except OSError:
-            os.ftruncate(self._descriptor, before)
+            os.ftruncate(self.descriptor, before)
             raise
 
     def start_sync(self, size_bytes: int, position: int) -> None:
@@ -132,17 +132,17 @@ class OsFile:
         It forgets those that are clean, so that this is for what was just written.
         """
         with suppress(OSError):
-            os.posix_fadvise(self._descriptor, position, size_bytes, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self.descriptor, position, size_bytes, os.POSIX_FADV_DONTNEED)
 
     def sync(self, *, data_only: bool = False) -> None:
         """Fdatasync (which covers the size that reading needs) or fsync."""
-        (os.fdatasync if data_only else os.fsync)(self._descriptor)
+        (os.fdatasync if data_only else os.fsync)(self.descriptor)
 
     def map(self, size_bytes: int) -> OsMapping:
         """A shared mapping, writable as the file is."""
         if size_bytes > self.size():  # an access behind the end is SIGBUS, which Python can't catch
             raise OSError(errno.EINVAL, "the file is shorter than its mapping", self.name)
-        return OsMapping(self._descriptor, size_bytes, write=self._is_writable)
+        return OsMapping(self.descriptor, size_bytes, write=self._is_writable)
 
     def lock(self) -> None:
         """flock, because it also refuses a second open in the same process, which lockf does not.
@@ -150,11 +150,11 @@ class OsFile:
         A forked child shares it and has to let go by closing the descriptor.
         """
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
-            note = os.pread(self._descriptor, _LOCK_NOTE_BYTES_MAX, 0)
+            note = os.pread(self.descriptor, _LOCK_NOTE_BYTES_MAX, 0)
             holder = note.decode("ascii", "replace").strip()
             raise LockHeldError(holder if holder.isprintable() and holder else "a writer") from None
 
@@ -164,7 +164,7 @@ class OsFile:
         Files that several threads read are never closed but dropped: a descriptor number closed
         under a running pread may already name another file.
         """
-        descriptor, self._descriptor = self._descriptor, -1
+        descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 

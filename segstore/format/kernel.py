@@ -17,16 +17,17 @@ from segstore.format.columns import (
     measure,
     split_column,
 )
-from segstore.format.pointread import find_record
+from segstore.format.pointread import decode_head, read_record
 
 __all__ = [
     "PROVIDER",
     "compiled",
-    "find_record",
+    "decode_head",
     "iter_records",
     "join_body",
     "join_column",
     "measure",
+    "read_record",
     "split_column",
 ]
 
@@ -41,9 +42,10 @@ if os.environ.get("SEGSTORE_PURE", "") in ("", "0"):
 
 if compiled is not None:
     PROVIDER = "c"
-    find_record = compiled.find_record
+    decode_head = compiled.decode_head
     iter_records = compiled.make_records  # which the garbage collector need not look at
     join_body = compiled.join_body
     join_column = compiled.join_column
     measure = compiled.measure
+    read_record = compiled.read_record
     split_column = compiled.split_column

@@ -1,14 +1,15 @@
 """One record out of a frame of version BLOCKS, for less than the whole frame costs.
 
-First the head of the frame is read, and says which blocks of values hold the record and what their
-checks are; then those blocks. Like `columns`, this is the specification and the fallback of a loop
-of the C kernel.
+The head of the frame says which blocks of values hold a record and what their checks are. It is
+worth keeping: the next record of the frame then takes its blocks alone. Like `columns`, this is the
+specification and the fallback of loops of the C kernel.
 """
 
 from __future__ import annotations
 
-from struct import unpack_from
-from typing import TypeAlias
+from collections.abc import Callable
+from struct import Struct
+from typing import TypeAlias, TypeVar
 
 from segstore.format.checksum import crc32c
 from segstore.format.framelayout import (
@@ -30,31 +31,36 @@ from segstore.format.framelayout import (
     offsets_end,
 )
 
-# (timestamp, key, blocks start, blocks stop, CRC before them, CRC behind them, value start, value
-# stop): the blocks stand from start to below stop in the frame, and the value in the blocks.
-Place: TypeAlias = tuple[int, bytes | None, int, int, int, int, int, int]
+# (the bytes of the frame up to the values, base offset, record count, lowest timestamp, attributes,
+# value bytes, where the columns start as `lay_out` tells).
+Head: TypeAlias = tuple[bytes, int, int, int, int, int, tuple[int, int, int, int, int, int]]
+
+_T = TypeVar("_T")
+
+# As functions, because a point read is made of some twenty calls and no more.
+_offset_pair = Struct("<ii").unpack_from
+_check = Struct("<I").unpack_from
+_timestamp = Struct("<q").unpack_from
 
 
-def find_record(data: bytes, log_tag: int | None, offset: int, /) -> Place | int | None:
-    """Where the value of a record is, and all else of it, by the head of the frame in `data`.
+def decode_head(data: bytes, log_tag: int | None, /) -> Head | int | None:
+    """The head of the frame that `data` starts with, its checksum checked.
 
-    `data` starts with the frame. Instead of a place: how many bytes of the frame it takes, where
-    they are more than those at hand; or None where the frame has no head with a checksum that
-    holds, is of another log, does not have that record, or is not well formed: whoever reads the
-    whole frame finds out why.
+    Instead of a head: how many bytes of the frame it takes, where they are more than those at hand;
+    or None where the frame has no head with a checksum that holds, is of another log, or is not
+    well formed: whoever reads the whole frame finds out why.
     """
     if len(data) < FRAME_HEADER_BYTES:
         return None
     (
         magic, crc, body_bytes, count, base_offset, _, time, _, tag, attributes, version, _, _,
     ) = HEADER.unpack_from(data)  # fmt: skip
-    index = offset - base_offset
     if (
         magic != FRAME_MAGIC
         or version != BLOCKS
         or attributes & ~KNOWN_ATTRIBUTES
         or log_tag not in (None, tag)
-        or not 0 <= index < count <= RECORD_COUNT_MAX
+        or not 0 < count <= RECORD_COUNT_MAX
         or body_bytes > BODY_BYTES_MAX
     ):
         return None
@@ -62,40 +68,64 @@ def find_record(data: bytes, log_tag: int | None, offset: int, /) -> Place | int
     if wanted > len(data):
         return wanted
     try:
-        places = lay_out(data, body_bytes, count, attributes, version)
-        timestamps_at, validity_at, key_offsets_at, key_data_at, checks_at, values_at = places
-        if values_at > len(data):
-            return values_at
-        if crc32c(memoryview(data)[CRC_START:values_at]) != crc:
-            return None
-        start, stop = unpack_from("<ii", data, FRAME_HEADER_BYTES + 4 * index)
-        value_bytes = FRAME_HEADER_BYTES + body_bytes - values_at
-        if not 0 <= start <= stop <= value_bytes:
-            return None
+        columns = lay_out(data, body_bytes, count, attributes, version)
+    except ValueError:
+        return None
+    values_at = columns[-1]
+    if values_at > len(data):
+        return values_at
+    if crc32c(memoryview(data)[CRC_START:values_at]) != crc:
+        return None
+    value_bytes = FRAME_HEADER_BYTES + body_bytes - values_at
+    return data[:values_at], base_offset, count, time, attributes, value_bytes, columns
+
+
+def read_record(
+    read: Callable[[int, int], bytes],
+    descriptor: int | None,  # noqa: ARG001 - what the kernel reads from instead
+    position: int,
+    head: Head,
+    offset: int,
+    record_type: Callable[[int, int, bytes | None, bytes], _T],
+    /,
+) -> _T | None:
+    """One record of the frame at `position`, whose head is at hand.
+
+    `read` takes a size and a position. None where the frame does not have the offset, a block's
+    check does not hold, or a column is not well formed.
+
+    Raises:
+        Exception: what `read` raises.
+    """
+    data, base_offset, count, time, attributes, value_bytes, columns = head
+    index = offset - base_offset
+    if not 0 <= index < count:
+        return None
+    start, stop = _offset_pair(data, FRAME_HEADER_BYTES + 4 * index)
+    if not 0 <= start <= stop <= value_bytes:
+        return None
+    key = None
+    if attributes:
+        timestamps_at, validity_at, key_offsets_at, key_data_at, checks_at, _ = columns
         if attributes & HAS_TIMESTAMPS:
-            (time,) = unpack_from("<q", data, timestamps_at + 8 * index)
-        key = None
+            (time,) = _timestamp(data, timestamps_at + 8 * index)
         if attributes & HAS_KEYS and (
             not attributes & HAS_NULL_KEYS or has_key(data, index, validity_at)
         ):
-            key = column_item(data, index, key_offsets_at, key_data_at, checks_at)
-    except ValueError:
-        return None
+            try:
+                key = column_item(data, index, key_offsets_at, key_data_at, checks_at)
+            except ValueError:
+                return None
     if start == stop:
-        return time, key, values_at, values_at, 0, 0, 0, 0
+        return record_type(offset, time, key, b"")
     first, last = start // BLOCK_BYTES, (stop - 1) // BLOCK_BYTES
-    before, after = 0, unpack_from("<I", data, checks_at + 4 * last)[0]
-    if first:
-        (before,) = unpack_from("<I", data, checks_at + 4 * first - 4)
-    blocks_start = first * BLOCK_BYTES
-    blocks_stop = min((last + 1) * BLOCK_BYTES, value_bytes)
-    return (
-        time,
-        key,
-        values_at + blocks_start,
-        values_at + blocks_stop,
-        before,
-        after,
-        start - blocks_start,
-        stop - blocks_start,
-    )
+    checks_at, values_at = columns[4], columns[5]
+    before = _check(data, checks_at + 4 * first - 4)[0] if first else 0
+    (after,) = _check(data, checks_at + 4 * last)
+    blocks_start, blocks_stop = first * BLOCK_BYTES, (last + 1) * BLOCK_BYTES
+    if blocks_stop > value_bytes:
+        blocks_stop = value_bytes
+    blocks = read(blocks_stop - blocks_start, position + values_at + blocks_start)
+    if crc32c(blocks, before) != after:
+        return None
+    return record_type(offset, time, key, blocks[start - blocks_start : stop - blocks_start])

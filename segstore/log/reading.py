@@ -7,8 +7,6 @@ deleted, and the catalog is asked again.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, Literal, TypeVar
@@ -23,14 +21,13 @@ from segstore.errors import (
 )
 from segstore.format.batch import Record, RecordBatch, records_of
 from segstore.format.scanner import Damage, Frame
+from segstore.log.opensegments import OpenSegments
 from segstore.log.view import LogView
 from segstore.segment.catalog import Catalog, Segment
+from segstore.segment.headcache import HeadCache
 from segstore.segment.reader import SegmentReader
 
 OnDamage = Literal["raise", "skip"]
-
-# Open segment files that are kept at hand.
-OPEN_SEGMENTS_MAX = 32
 
 # How often an offset is looked for while the files around it keep changing.
 ATTEMPTS_MAX = 20
@@ -50,19 +47,18 @@ class LogReader:
         self.view = view
         self.damaged_record_count = 0
         self.refusal: SegstoreError | None = None
-        self._segments: OrderedDict[int, tuple[Segment, SegmentReader]] = OrderedDict()
+        self._segments = OpenSegments(view.open_segment)
         self._epoch = view.epoch()
         # The batch of the last point read, and the epoch it was read in.
         self._last: tuple[bytes | int, RecordBatch | None] = b"", None
         # The segment and index entry of the last one that was read without its batch.
-        self._last_place = -1, -1
-        self._lock = threading.Lock()  # of the open segments
+        self._last_segment, self._last_slot = -1, -1
+        self._heads = HeadCache()
 
     def close(self) -> None:
         """Let go of every file; what still reads ends with LogClosedError."""
         self.refusal = LogClosedError("the log was closed; open it again")
-        with self._lock:
-            self._segments.clear()
+        self._segments.clear()
         self.view.close()
 
     def check_open(self) -> None:
@@ -341,28 +337,20 @@ class LogReader:
         if number < 0 or offset >= view.written_end():
             return None if view.tail is None else view.tail.get(offset)
         segment = catalog.segments[number]
-        opened = self._segments.get(segment.base_offset)
-        reader = opened[1] if opened and opened[0] is segment else self._open(segment)
+        reader = self._segments.get(segment)
         if reader is None:
             return None
         slot = reader.slot(offset)
         # The second record of a frame in a row is followed by a third more often than not.
-        place = segment.base_offset, slot
-        batch = reader.batch_at(slot, offset) if place == self._last_place else None
-        self._last_place = place
-        return batch or reader.record_at(slot, offset) or reader.batch_at(slot, offset)
+        batch = None
+        if slot == self._last_slot and segment.base_offset == self._last_segment:
+            batch = reader.batch_at(slot, offset)
+        self._last_segment, self._last_slot = segment.base_offset, slot
+        return batch or reader.record_at(slot, offset, self._heads) or reader.batch_at(slot, offset)
 
     def forget_removed(self) -> None:
         """Let go of files that were swapped or deleted: an open one still takes up space."""
-        known = {segment.base_offset: segment for segment in self.view.catalog.segments}
-        with self._lock:
-            gone = {
-                base_offset
-                for base_offset, (segment, _) in self._segments.items()
-                if known.get(base_offset) != segment
-            }
-            for base_offset in gone:
-                del self._segments[base_offset]
+        self._segments.keep(self.view.catalog)
 
     def _refresh(self) -> None:
         self.view.refresh()
@@ -377,27 +365,15 @@ class LogReader:
         view = self.view
         epoch = view.epoch()
         if epoch != self._epoch:
-            with self._lock:
-                self._epoch = epoch
-                self._segments.clear()
+            self._segments.clear()
+            self._epoch = epoch
             view.refresh()
         return epoch, view.catalog
 
     def _open(self, segment: Segment) -> SegmentReader | None:
         """The reader of a segment; None if its file is gone."""
         self.check_open()
-        found = self._segments.get(segment.base_offset)
-        if found is not None and (found[0] is segment or found[0] == segment):
-            return found[1]
-        try:
-            reader = self.view.open_segment(segment)
-        except FileNotFoundError:
-            return None
-        with self._lock:
-            self._segments[segment.base_offset] = segment, reader
-            while len(self._segments) > OPEN_SEGMENTS_MAX:
-                self._segments.popitem(last=False)
-        return reader
+        return self._segments.get(segment)
 
 
 def _checked_int(offset: int) -> int:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from segstore.disk import Disk
 from segstore.format.batch import Record, RecordBatch
-from segstore.format.checksum import crc32c
 from segstore.format.fileheader import FILE_HEADER_BYTES, KIND_SEGMENT, decode_file_header
 from segstore.format.frame import decode_frame, peek_header
 from segstore.format.index import (
@@ -19,10 +18,12 @@ from segstore.format.index import (
     decode_stamp,
     is_body_intact,
 )
-from segstore.format.kernel import find_record
+from segstore.format.kernel import decode_head, read_record
 from segstore.format.keyfilter import KeyFilter
 from segstore.format.names import LZ4_INDEX_SUFFIX, RAW_INDEX_SUFFIX, segment_file
+from segstore.format.pointread import Head
 from segstore.format.scanner import Damage, Frame, Scanner, readable
+from segstore.segment.headcache import HeadCache
 from segstore.segment.indexfile import read_entries
 from segstore.segment.source import ChunkTable, Lz4Source, RawSource, Source, UnreadableError, scan
 from segstore.segment.state import NO_MAX
@@ -67,6 +68,7 @@ class SegmentReader:
         self._chunks = Lz4Source(disk, base_offset, table) if is_compressed else None
         self.source: Source = self._chunks or RawSource(disk, base_offset)
         self._index = index
+        self._heads: list[Head | None] = []
         self.is_index_intact = index is not None and (table is not None or not is_compressed)
 
     def events(self, offset: int, end_position: int | None = None) -> Iterator[Frame | Damage]:
@@ -92,38 +94,42 @@ class SegmentReader:
         header = decode_file_header(data, KIND_SEGMENT)
         return header is not None and header.base_offset == self.base_offset
 
-    def record_at(self, slot: int, offset: int) -> Record | None:
+    def record_at(self, slot: int, offset: int, cache: HeadCache) -> Record | None:
         """The record with `offset` if the frame of an index entry has it, without the whole frame.
 
-        Only the head of the frame and the blocks with the value are read and checked. None where
-        that does not do, or anything is odd: `batch_at` and `events` tell.
+        Only the head of the frame and the blocks with the value are read and checked, and the head
+        is kept. None where that does not do, or anything is odd: `batch_at` and `events` tell.
 
         Raises:
             OSError, UnsupportedFormatError: as `batch_at`.
         """
         if slot < 0:
             return None
-        position = self.index.position(slot)
-        if self._chunks is not None and not self._chunks.keeps_chunk_at(position):
-            return None
-        read = self.source.read
-        wanted = HEAD_READ_BYTES
+        position = (self._index or self.index).position(slot)
         try:
-            # With keys it takes two looks to know where the head ends.
-            for _ in range(3):
-                found = find_record(read(wanted, position), self.log_tag, offset)
-                if not isinstance(found, int):
-                    break
-                wanted = found
-            if not isinstance(found, tuple):
-                return None
-            time, key, blocks_start, blocks_stop, before, after, start, stop = found
-            blocks = read(blocks_stop - blocks_start, position + blocks_start)
+            heads = self._heads
+            head = heads[slot] if slot < len(heads) else None
+            if head is None:
+                head = self._read_head(position)
+                if head is None:
+                    return None
+                cache.add(heads, slot, head)
+            source = self.source
+            return read_record(source.read, source.descriptor, position, head, offset, Record)
         except UnreadableError:
             return None
-        if crc32c(blocks, before) != after:
+
+    def _read_head(self, position: int) -> Head | None:
+        if self._chunks is not None and not self._chunks.keeps_chunk_at(position):
             return None
-        return Record(offset, time, key, blocks[start:stop])
+        wanted = HEAD_READ_BYTES
+        # With keys it takes two looks to know where the head ends.
+        for _ in range(3):
+            found = decode_head(self.source.read(wanted, position), self.log_tag)
+            if not isinstance(found, int):
+                return found
+            wanted = found
+        return None
 
     def batch_at(self, slot: int, offset: int) -> RecordBatch | None:
         """The batch with `offset` among those from an index entry to the next, for a point read.
@@ -160,7 +166,7 @@ class SegmentReader:
 
     def slot(self, offset: int) -> int:
         """The index entry to start from for `offset`; -1 is the start of the segment."""
-        index = self.index
+        index = self._index or self.index
         slot = index.slot_of_offset(offset - self.base_offset)
         if self._may_grow and slot == len(index) - 1:
             with self._growth_lock:
@@ -175,6 +181,11 @@ class SegmentReader:
         if self._are_times_doubtful:
             self._correct_times()
         return self.index.slot_before_time(timestamp)
+
+    @property
+    def entry_count(self) -> int:
+        """How many index entries are in memory."""
+        return 0 if self._index is None else len(self._index)
 
     @property
     def index(self) -> OffsetIndex:
@@ -216,6 +227,7 @@ class SegmentReader:
                     relative_offset = header.base_offset - self.base_offset
                     index.add(relative_offset, event.position, max_timestamp)
         self._index = index
+        self._heads = []
         self.is_index_rebuilt = True
         self._may_grow = False  # what was wrong once is not asked again
 

@@ -48,6 +48,10 @@ class Source(Protocol):
     name: str
 
     @property
+    def descriptor(self) -> int | None:
+        """Of a file that holds these very bytes, if there is one."""
+
+    @property
     def size(self) -> Callable[[], int]:
         """How many there are, by now."""
 
@@ -73,6 +77,7 @@ class RawSource:
         # As they are: a point read makes two, and each call in between costs a part of it.
         self.size = file.size
         self.read = file.read
+        self.descriptor = file.descriptor
 
     def ahead(self, position: int, frame_bytes: int) -> int:  # noqa: ARG002
         """So much that it ends where a frame does, if the next ones are like the last.
@@ -105,6 +110,7 @@ class Lz4Source:
     def __init__(self, disk: Disk, base_offset: int, table: ChunkTable | None) -> None:
         """`table` None finds the chunks by their own headers."""
         self.name = segment_file(base_offset, LZ4_SUFFIX)
+        self.descriptor: int | None = None
         self._file = disk.open(self.name)
         self._table = table or walk_chunks(self._file)
         # The chunk that was decoded last: point reads look into it two or three times.

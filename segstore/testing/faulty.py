@@ -166,6 +166,7 @@ class FaultyFile:
         self._disk = disk
         self._inner = inner
         self.name = inner.name
+        self.descriptor = None
 
     def read(self, size_bytes: int, position: int) -> bytes:
         """As inside, or a fault."""

@@ -188,6 +188,7 @@ class MemoryFile:
         self._node: _Node | None = node
         self._is_writable = write
         self.name = name
+        self.descriptor = None
         disk.open_file_count += 1
 
     def read(self, size_bytes: int, position: int) -> bytes:

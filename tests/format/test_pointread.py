@@ -1,26 +1,32 @@
 """One record out of the head of its frame: always the one that the whole frame has, or none."""
 
+import os
+import tempfile
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from segstore.format import pointread
-from segstore.format.batch import RecordBatch
+from segstore.format import kernel, pointread
+from segstore.format.batch import Record, RecordBatch
 from segstore.format.checksum import crc32c
 from segstore.format.columns import join_column
 from segstore.format.frame import decode_frame, encode_frame
 from segstore.format.framelayout import BLOCKS, FRAME_HEADER_BYTES, WHOLE
-from segstore.format.kernel import PROVIDER, find_record
 from segstore.testing.strategies import Batch, batches
 
 TAG = 0xC0FFEE
 BASE = 7
+# Where the frame stands in its file.
+POSITION = 72
 
-FUNCTIONS = [pointread.find_record] + ([find_record] if PROVIDER == "c" else [])
+HOMES = [pointread] + ([kernel] if kernel.PROVIDER == "c" else [])
+
+FILE = tempfile.TemporaryFile()  # noqa: SIM115 - for all tests here
 
 
-@pytest.fixture(params=FUNCTIONS, ids=lambda function: type(function).__name__)
-def find(request):
+@pytest.fixture(params=HOMES, ids=lambda home: home.__name__.rpartition(".")[2])
+def home(request):
     return request.param
 
 
@@ -36,22 +42,36 @@ def encode(batch: Batch) -> bytes:
     ).to_bytes()
 
 
-def read(find, frame: bytes, offset: int, first_bytes: int):
-    """The record as a reader gets it: the head first, then the blocks."""
+def head_of(home, frame: bytes, first_bytes: int):
+    """The head as a reader gets it, of a frame whose sizes may lie."""
     wanted = first_bytes
     for _ in range(3):
-        found = find(frame[:wanted], TAG, offset)
+        found = home.decode_head(frame[:wanted], TAG)
         if not isinstance(found, int):
-            break
-        assert wanted < found <= len(frame)
+            return found
+        assert wanted < found
+        if found > len(frame):
+            return None
         wanted = found
-    if found is None:
-        return None
-    assert isinstance(found, tuple), "it asked for more a third time"
-    time, key, blocks_start, blocks_stop, before, after, start, stop = found
-    blocks = frame[blocks_start:blocks_stop]
-    assert stop - start <= len(blocks) < (stop - start) + 2 * 4096
-    return (offset, time, key, blocks[start:stop]) if crc32c(blocks, before) == after else None
+    raise AssertionError("it asked for more a third time")
+
+
+def record_of(home, frame: bytes, head, offset: int):
+    """The record as a reader gets it; a test of the kernel, too, reads from a real file."""
+    descriptor = FILE.fileno()
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, frame, POSITION)
+
+    def read(size_bytes: int, position: int) -> bytes:
+        assert size_bytes > 0
+        return os.pread(descriptor, size_bytes, position)
+
+    return home.read_record(read, descriptor, POSITION, head, offset, Record)
+
+
+def read(home, frame: bytes, offset: int, first_bytes: int = 4096):
+    head = head_of(home, frame, first_bytes)
+    return None if head is None else record_of(home, frame, head, offset)
 
 
 @given(batch=batches(min_size=2), first_bytes=st.integers(64, 5000))
@@ -59,18 +79,18 @@ def test_every_record_is_the_one_of_the_whole_frame(batch, first_bytes):
     frame = encode(batch)
     whole = decode_frame(memoryview(frame), 0, TAG)
     assert isinstance(whole, RecordBatch)
-    for find in FUNCTIONS:
+    for home in HOMES:
         for record in whole.records():
-            found = read(find, frame, record.offset, first_bytes)
+            found = read(home, frame, record.offset, first_bytes)
             assert found == (record if whole.header.version == BLOCKS else None)
 
 
-def test_a_frame_of_several_records_and_more_than_a_block_has_a_head(find):
+def test_a_frame_of_several_records_and_more_than_a_block_has_a_head(home):
     assert encode(Batch([bytes(4096), b""], 0, None))[54] == WHOLE
     assert encode(Batch([bytes(5000)], 0, None))[54] == WHOLE
     frame = encode(Batch([bytes(4096), b"x"], 0, None))
     assert frame[54] == BLOCKS
-    assert read(find, frame, BASE + 1, 4096) == (BASE + 1, 0, None, b"x")
+    assert read(home, frame, BASE + 1) == (BASE + 1, 0, None, b"x")
 
 
 @given(
@@ -87,57 +107,79 @@ def test_no_flipped_bit_gives_another_record(batch, flip, bit, which):
     position = flip % len(frame)
     frame[position] ^= 1 << bit
     damaged = bytes(frame)
-    for find in FUNCTIONS:
-        found = read_or_none(find, damaged, offset)
+    for home in HOMES:
+        found = read(home, damaged, offset)
         assert found in (None, whole.record(offset))
         if position < FRAME_HEADER_BYTES and position not in range(4):
             assert found is None
-
-
-def read_or_none(find, frame, offset):
-    """As `read`, of a frame whose sizes may lie."""
-    data = frame[:4096]
-    for _ in range(3):
-        found = find(data, TAG, offset)
-        if not isinstance(found, int):
-            break
-        data = frame[:found]
-    if not isinstance(found, tuple):
-        return None
-    time, key, blocks_start, blocks_stop, before, after, start, stop = found
-    blocks = frame[blocks_start:blocks_stop]
-    if crc32c(blocks, before) != after:
-        return None
-    return offset, time, key, blocks[start:stop]
 
 
 @given(batches(min_size=2), st.integers(-2, 40))
 def test_an_offset_that_the_frame_does_not_have_is_not_found(batch, place):
     frame = encode(batch)
     assume(not 0 <= place < len(batch.values))
-    for find in FUNCTIONS:
-        assert find(frame, TAG, BASE + place) is None
+    for home in HOMES:
+        head = head_of(home, frame, 4096)
+        if head is not None:
+            assert record_of(home, frame, head, BASE + place) is None
 
 
-def test_a_frame_of_another_log_is_not_looked_into(find):
+def test_a_frame_of_another_log_is_not_looked_into(home):
     frame = encode(Batch([bytes(5000), b"x"], 0, None))
-    assert find(frame, TAG + 1, BASE) is None
-    assert isinstance(find(frame, None, BASE), tuple)
+    assert home.decode_head(frame, TAG + 1) is None
+    assert isinstance(home.decode_head(frame, None), tuple)
+
+
+def test_the_kernel_finds_the_head_that_python_finds():
+    for keys in (None, [b"k", None, b"l"]):
+        frame = encode(Batch([bytes(5000), b"x", b"yz"], [3, 4, 5], keys))
+        heads = [home.decode_head(frame, TAG) for home in HOMES]
+        assert heads == heads[:1] * len(HOMES)
+
+
+def test_a_head_that_is_kept_finds_damage_that_came_later(home):
+    values = [bytes([number]) * 3000 for number in range(6)]
+    frame = bytearray(encode(Batch(values, 0, None)))
+    head = head_of(home, bytes(frame), 4096)
+    frame[len(frame) - 10_000] ^= 1
+    found = [record_of(home, bytes(frame), head, BASE + number) for number in range(6)]
+    assert found[0] == (BASE, 0, None, values[0])
+    assert None in found
+
+
+def test_a_file_that_ends_early_gives_no_record(home):
+    frame = encode(Batch([bytes(5000), b"x" * 5000], 0, None))
+    head = head_of(home, frame, 4096)
+    assert record_of(home, frame[:6000], head, BASE + 1) is None
+    assert record_of(home, b"", head, BASE) is None
+
+
+def test_what_reading_raises_goes_to_the_caller(home):
+    def refuse(size_bytes, position):
+        raise OSError(5, "of this test")
+
+    frame = encode(Batch([bytes(5000), b"x"], 0, None))
+    head = head_of(home, frame, 4096)
+    closed = os.dup(FILE.fileno())
+    os.close(closed)
+    for descriptor in (None, closed):
+        with pytest.raises(OSError, match="of this test"):
+            home.read_record(refuse, descriptor, POSITION, head, BASE, Record)
 
 
 @pytest.mark.parametrize("offsets", [[0, 9000, 5003], [0, -1, 5003], [-5, 5000, 5003]])
 @pytest.mark.parametrize("keys", [None, [b"a", None]])
-def test_forged_offsets_under_a_checksum_that_holds_are_not_followed(find, offsets, keys):
+def test_forged_offsets_under_a_checksum_that_holds_are_not_followed(home, offsets, keys):
     frame = bytearray(encode(Batch([bytes(5000), b"xyz"], 0, keys)))
     column = b"".join(offset.to_bytes(4, "little", signed=True) for offset in offsets)
     frame[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + 12] = column
     values_at = len(frame) - 5008
     frame[4:8] = crc32c(bytes(frame[8:values_at])).to_bytes(4, "little")
     data = bytes(frame)
-    places = [find(data, TAG, BASE + number) for number in range(2)]
-    assert None in places
-    for place in places:
-        assert place is None or 0 <= place[6] <= place[7] <= place[3] - place[2]
+    found = [read(home, data, BASE + number) for number in range(2)]
+    assert None in found
+    for number, record in enumerate(found):
+        assert record is None or record.value in (bytes(5000), b"xyz")[number]
 
 
 @given(st.binary(max_size=200), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
@@ -148,12 +190,12 @@ def test_a_header_that_lies_over_arbitrary_columns_never_crashes(body, body_byte
     for attributes in range(8):
         header[52] = attributes
         data = bytes(header) + body
-        first, *others = [function(data, TAG, BASE) for function in FUNCTIONS]
+        first, *others = [home.decode_head(data, TAG) for home in HOMES]
         assert first is None or isinstance(first, int)
         assert others in ([], [first])
 
 
-def test_forged_key_offsets_under_a_checksum_that_holds_are_not_followed(find):
+def test_forged_key_offsets_under_a_checksum_that_holds_are_not_followed(home):
     frame = bytearray(encode(Batch([bytes(5000), b"x"], 0, [b"k1", b"k2"])))
     keys_at = FRAME_HEADER_BYTES + 16
     forged, _ = join_column([b"k1", b"k2"])
@@ -161,4 +203,4 @@ def test_forged_key_offsets_under_a_checksum_that_holds_are_not_followed(find):
     frame[keys_at + 4 : keys_at + 8] = (99).to_bytes(4, "little")
     values_at = len(frame) - 5008
     frame[4:8] = crc32c(bytes(frame[8:values_at])).to_bytes(4, "little")
-    assert find(bytes(frame), TAG, BASE) is None
+    assert read(home, bytes(frame), BASE) is None

@@ -156,6 +156,7 @@ def test_many_threads_may_read_a_segment_that_another_process_writes(path):
                         assert found == [start, start + 1, start + 2]
 
                 run_all([lambda n=n: look(n) for n in range(4)])
-                reader_index = next(iter(reader._reader._segments.values()))[1].index
+                segment = reader._reader.catalog().segments[0]
+                reader_index = reader._reader._open(segment).index
                 entries = [reader_index[slot] for slot in range(len(reader_index))]
                 assert entries == sorted(set(entries))
