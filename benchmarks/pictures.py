@@ -35,7 +35,7 @@ def draw(results: Results, directory: str) -> list[tuple[str, str]]:
         ("threads.svg", "Rate of appends by threads", _threads),
         ("brokers.svg", "Brokers: how many times as fast segstore is", _brokers),
         ("latency.svg", "Latency of single appends", _latency),
-        ("growth.svg", "Cost of an append against the size of the log", _growth),
+        ("growth.svg", "Cost of appends and of random reads against the size of the log", _growth),
     ):
         figure = draw_one(results)
         if figure is None:

@@ -163,6 +163,8 @@ def targets(results: Results) -> tuple[Target, ...]:
                ("small log",), "time", 1.05, 1.05),
         Target("cost of an append_many", fmt(grown), "growth", growth("append_many"), "big log",
                ("small log",), "time", 1.05, 1.05),
+        Target("cost of a random log[offset]", fmt(grown), "growth", growth("log[offset]"),
+               "big log", ("small log",), "time", float("inf"), float("inf")),
         Target("append latency, p99.9", "compressing and sweeping, against without", "latency",
                _percentile(99.9), "segstore, compressing and sweeping", ("segstore",), "time",
                3, 3),

@@ -1,4 +1,4 @@
-"""Does an append cost more in a big log than in a small one?
+"""Does an append or a read cost more in a big log than in a small one?
 
 Both logs are open at once and take turns: the small one stays at 20 MB (a fresh one for each
 round), the big one really grows to its size, and is measured at steps on the way.
@@ -6,6 +6,7 @@ round), the big one really grows to its size, and is measured at steps on the wa
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,8 @@ SMALL_BYTES = 20 * 10**6
 STEPS = 4
 KIND = "1 KiB"
 SINGLE_COUNT = 100_000
+READ_COUNT = 20_000
+POINT = "log[offset]"
 # A new log first fills its tail a few times: the first stores into each page are slower.
 WARMING_COUNT = 30_000
 
@@ -43,7 +46,12 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
                 size += batch_bytes
             places.settle()
             final = step == STEPS
-            for what, work in (("append", singles), ("append_many", [values] * 10)):
+            kinds: tuple[tuple[str, list[Any], int], ...] = (
+                ("append", singles, 1),
+                ("append_many", [values] * 10, len(values)),
+                (POINT, [None] * READ_COUNT, 1),
+            )
+            for what, work, records_each in kinds:
                 case = {"what": what, "gigabytes": round(goal / 1e9, 2), "final": final}
                 contestants = [
                     Contestant("small log", _fresh(options.scratch, what, work), count=1),
@@ -55,7 +63,7 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
                     case,
                     [
                         one._replace(
-                            items=len(work) * (1 if what == "append" else len(values)),
+                            items=len(work) * records_each,
                             settings=note,
                         )
                         for one in contestants
@@ -74,7 +82,7 @@ def _fresh(scratch: str, what: str, work: list[Any]) -> Callable[[int], float]:
             for value in (records.records("100 B") * 3)[:WARMING_COUNT]:
                 log.append(value)
             log.sync()
-            return _timed(getattr(log, what), work)
+            return _timed(log, what, work)
 
     return run_once
 
@@ -82,13 +90,19 @@ def _fresh(scratch: str, what: str, work: list[Any]) -> Callable[[int], float]:
 def _existing(log: segstore.Log, what: str, work: list[Any]) -> Callable[[int], float]:
     def run_once(_: int) -> float:
         log.sync()
-        return _timed(getattr(log, what), work)
+        return _timed(log, what, work)
 
     return run_once
 
 
-def _timed(append: Callable[[Any], object], work: list[Any]) -> float:
+def _timed(log: segstore.Log, what: str, work: list[Any]) -> float:
+    call = getattr(log, what) if what != POINT else log.__getitem__
+    if what == POINT:
+        chance = random.Random(4)
+        work = [chance.randrange(log.end_offset) for _ in work]
+        for offset in work:  # as they come when they come again: the first look opens the segments
+            call(offset)
     started = time.perf_counter()
     for one in work:
-        append(one)
+        call(one)
     return time.perf_counter() - started

@@ -156,9 +156,13 @@ class OffsetIndex:
     def _rising(self) -> int:
         """How many entries there are before the first that doesn't rise."""
         halves = array("I", self._places.tobytes())
-        positions, relative_offsets = halves[::2], halves[1::2]
-        count = len(positions) if any(positions[:1]) else 0
-        columns = (lt, positions), (lt, relative_offsets), (le, self._max_timestamps)
+        count = len(self) if any(halves[:1]) else 0
+        # As lists, because an array makes each of its numbers anew for every look at it.
+        columns = (
+            (lt, halves[::2].tolist()),
+            (lt, halves[1::2].tolist()),
+            (le, self._max_timestamps.tolist()),
+        )
         for rises, column in columns:
             first_bad = bytes(map(rises, column, column[1:])).find(False) + 1
             if first_bad:
