@@ -37,7 +37,7 @@ from segstore.log.report import RecoveryReport, SegmentInfo, Stats
 from segstore.log.retention import RetentionSweeper
 from segstore.log.starting import start_writer, truncate
 from segstore.log.view import FileView, LogView, WriterView
-from segstore.log.writer import LogWriter, as_bytes
+from segstore.log.writer import LogWriter, as_bytes, check_timestamp
 from segstore.segment.doorbell import Doorbell
 from segstore.segment.state import NO_MAX
 
@@ -640,8 +640,11 @@ class Log:
         None if there is no such record. Damaged records are passed over.
 
         Raises:
+            TypeError: `timestamp` is not an int.
+            ValueError: it does not fit 64 bits.
             LogClosedError: the log was closed.
         """
+        check_timestamp(timestamp)
         return self._reading().offset_for_time(timestamp)
 
     # Looking at the log itself

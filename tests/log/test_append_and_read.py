@@ -3,6 +3,7 @@
 import os
 import time
 from array import array
+from datetime import datetime
 from itertools import accumulate
 
 import pytest
@@ -150,6 +151,13 @@ def test_extreme_timestamps_come_back_and_are_found(log):
     assert [r.timestamp for r in log] == [TIMESTAMP_MIN, TIMESTAMP_MAX, TIMESTAMP_MIN]
     assert log.offset_for_time(TIMESTAMP_MIN) == 0
     assert log.offset_for_time(0) == log.offset_for_time(TIMESTAMP_MAX) == 1
+
+
+@pytest.mark.parametrize("wrong", ["2026-11-25", 1.5, True, datetime(2026, 11, 25)])
+def test_a_time_that_is_no_int_of_ns_is_refused_with_a_hint(log, wrong):
+    for use in (log.offset_for_time, lambda time: log.append(b"x", timestamp=time)):
+        with pytest.raises(TypeError, match="a timestamp is an int of ns since the epoch"):
+            use(wrong)
 
 
 def test_an_unknown_durability_is_refused(log):
