@@ -7,11 +7,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
+from segstore.disk import descriptor_limit
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.reader import SegmentReader
 
-# Each takes a descriptor, of which a process has 1,024 by default on most systems.
-OPEN_SEGMENTS_MAX = 256
+# Each takes a descriptor, and the program needs the others: of the 1,024 that most systems allow,
+# reading a log takes 256 at most, which is 16 GiB of segments of the default size.
+OPEN_SEGMENTS_MAX = 1024
+DESCRIPTOR_SHARE = 4
 # 16 bytes each. A segment of 64 MiB has 512 where its frames are full, and 16,384 at the most.
 INDEX_ENTRIES_MAX = 1 << 20
 
@@ -24,6 +27,7 @@ class OpenSegments:
 
     def __init__(self, open_segment: Callable[[Segment], SegmentReader]) -> None:
         self._open_segment = open_segment
+        self._limit = min(OPEN_SEGMENTS_MAX, max(1, descriptor_limit() // DESCRIPTOR_SHARE))
         self._readers: OrderedDict[int, tuple[Segment, SegmentReader]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -47,7 +51,7 @@ class OpenSegments:
             self._readers[segment.base_offset] = segment, reader
             entry_count = sum(reader.entry_count for _, reader in self._readers.values())
             while len(self._readers) > 1 and (
-                len(self._readers) > OPEN_SEGMENTS_MAX or entry_count > INDEX_ENTRIES_MAX
+                len(self._readers) > self._limit or entry_count > INDEX_ENTRIES_MAX
             ):
                 entry_count -= self._readers.popitem(last=False)[1][1].entry_count
         return reader

@@ -52,6 +52,19 @@ def test_all_segments_of_a_log_of_the_usual_size_stay_open(path):
         assert open_files(path) - before == 60
 
 
+def test_a_log_takes_a_quarter_of_the_descriptors_at_most(path):
+    code = f"""
+import os, resource, segstore
+resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
+log = segstore.open({path!r}, mode="r")
+for number in range(60):
+    log[2 * number]
+print(sum(os.path.realpath(f"/proc/self/fd/{{n}}").endswith(".log") for n in range(160)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "40\n", done.stderr
+
+
 def test_a_process_without_descriptors_left_still_reads(path):
     """What reading holds open is given back before anything is refused."""
     code = f"""
