@@ -6,7 +6,7 @@ same on one that fails or forgets (`segstore.testing`).
 
 from segstore.disk.anew import open_anew
 from segstore.disk.base import Disk, File, LockHeldError, Mapping
-from segstore.disk.real import OsDisk, descriptor_limit, publish_directory, remove_directory
+from segstore.disk.real import OsDisk, publish_directory, remove_directory
 
 __all__ = [
     "Disk",
@@ -14,7 +14,6 @@ __all__ = [
     "LockHeldError",
     "Mapping",
     "OsDisk",
-    "descriptor_limit",
     "open_anew",
     "publish_directory",
     "remove_directory",

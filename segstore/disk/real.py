@@ -241,12 +241,6 @@ class OsDisk:
             self._descriptor = -1
 
 
-def descriptor_limit() -> int:
-    """How many descriptors this process may have; a number that is never reached for no limit."""
-    limit = os.sysconf("SC_OPEN_MAX")
-    return limit if limit > 0 else 1 << 30
-
-
 def publish_directory(path: str, new_path: str) -> None:
     """Give a finished directory its name, durably."""
     os.rename(path, new_path)

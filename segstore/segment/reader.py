@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from copy import copy
 from typing import NamedTuple
 
 from segstore.disk import Disk
@@ -61,15 +62,38 @@ class SegmentReader:
         self._may_grow = stamp is None and index is None and not is_compressed
         self._are_times_doubtful = stamp is None
         self._growth_lock = threading.Lock()
-        table: ChunkTable | None = None
+        self._is_compressed = is_compressed
+        self._table: ChunkTable | None = None
         self.key_filter: KeyFilter | None = None
         if index is None:
-            index, table, self.key_filter = load_index(disk, base_offset, is_compressed, stamp)
-        self._chunks = Lz4Source(disk, base_offset, table) if is_compressed else None
-        self.source: Source = self._chunks or RawSource(disk, base_offset)
+            index, self._table, self.key_filter = load_index(
+                disk, base_offset, is_compressed, stamp
+            )
         self._index = index
         self._heads: list[Head | None] = []
-        self.is_index_intact = index is not None and (table is not None or not is_compressed)
+        self.is_index_intact = index is not None and (self._table is not None or not is_compressed)
+        self._open()
+
+    def _open(self) -> None:
+        disk, base_offset = self._disk, self.base_offset
+        self._chunks = Lz4Source(disk, base_offset, self._table) if self._is_compressed else None
+        self.source: Source = self._chunks or RawSource(disk, base_offset)
+
+    def without_file(self) -> "SegmentReader":
+        """What was read of the index, to be had again from `reopened`; it can't read."""
+        reader = copy(self)
+        del reader.source, reader._chunks
+        return reader
+
+    def reopened(self) -> "SegmentReader":
+        """A reader that has its file open, of one without.
+
+        Raises:
+            OSError: the data file can't be opened (FileNotFoundError after a swap or retention).
+        """
+        reader = copy(self)
+        reader._open()
+        return reader
 
     def events(self, offset: int, end_position: int | None = None) -> Iterator[Frame | Damage]:
         """Everything from the frame that holds `offset`, or shortly before, to the end.

@@ -8,6 +8,7 @@ import pytest
 
 import segstore
 from segstore.log import opensegments
+from segstore.segment import reader as reader_module
 
 OPTIONS = {"background": False, "compression": None, "segment_size": 8192}
 
@@ -33,9 +34,8 @@ def open_files(path: str) -> int:
     return sum(name.startswith(path) and name.endswith(".log") for name in names)
 
 
-@pytest.mark.parametrize("limit", ["OPEN_SEGMENTS_MAX", "INDEX_ENTRIES_MAX"])
-def test_no_more_segments_stay_open_than_the_limit(path, limit, monkeypatch):
-    monkeypatch.setattr(opensegments, limit, 10)
+def test_no_more_files_stay_open_than_the_limit(path, monkeypatch):
+    monkeypatch.setattr(opensegments, "FILES_MAX", 10)
     with segstore.open(path, mode="r") as log:
         before = open_files(path)
         for number in [*range(60), *range(59, -1, -1)]:
@@ -44,25 +44,56 @@ def test_no_more_segments_stay_open_than_the_limit(path, limit, monkeypatch):
         assert open_files(path) - before == 10
 
 
-def test_all_segments_of_a_log_of_the_usual_size_stay_open(path):
+def test_the_index_of_a_segment_is_read_once_whatever_is_open(path, monkeypatch):
+    monkeypatch.setattr(opensegments, "FILES_MAX", 10)
+    loads = []
+    load = reader_module.load_index
+    monkeypatch.setattr(
+        reader_module, "load_index", lambda *args: loads.append(args[1]) or load(*args)
+    )
     with segstore.open(path, mode="r") as log:
-        before = open_files(path)
+        for _ in range(3):
+            for number in range(60):
+                assert log[2 * number].value == b"%d" % number
+    assert len(loads) == len(set(loads))
+    assert len(loads) >= 59
+
+
+def test_the_indexes_of_closed_segments_stay_within_their_limit(path, monkeypatch):
+    monkeypatch.setattr(opensegments, "FILES_MAX", 10)
+    monkeypatch.setattr(opensegments, "CLOSED_ENTRIES_MAX", 20)
+    with segstore.open(path, mode="r") as log:
+        for number in [*range(60), *range(59, -1, -1)]:
+            assert log[2 * number].value == b"%d" % number
+        segments = log._reader._segments
+        assert 10 <= len(segments._closed) <= 20
+        assert segments._closed_entry_count == sum(c.entry_count for c in segments._closed.values())
+        assert segments._closed_entry_count <= 20
+
+
+@pytest.mark.parametrize("compression", [None, "lz4"])
+def test_a_segment_that_goes_while_its_file_is_closed_is_not_found_by_an_old_index(
+    path, compression, monkeypatch
+):
+    """Swapped for its compressed form, or deleted, by the process that writes."""
+    monkeypatch.setattr(opensegments, "FILES_MAX", 3)
+    with (
+        segstore.open(path, **{**OPTIONS, "compression": compression}) as writer,
+        segstore.open(path, mode="r") as log,
+    ):
         for number in range(60):
             log[2 * number]
-        assert open_files(path) - before == 60
-
-
-def test_a_log_takes_a_quarter_of_the_descriptors_at_most(path):
-    code = f"""
-import os, resource, segstore
-resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
-log = segstore.open({path!r}, mode="r")
-for number in range(60):
-    log[2 * number]
-print(sum(os.path.realpath(f"/proc/self/fd/{{n}}").endswith(".log") for n in range(160)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "40\n", done.stderr
+        if compression:
+            writer.compress()
+            for number in range(60):
+                assert log[2 * number].value == b"%d" % number
+        else:
+            writer.trim(60)
+            assert [log[2 * number].value for number in range(30, 60)] == [
+                b"%d" % number for number in range(30, 60)
+            ]
+            with pytest.raises(segstore.OffsetOutOfRangeError):
+                log[2]
 
 
 def test_a_process_without_descriptors_left_still_reads(path):
