@@ -11,9 +11,6 @@ from typing import NamedTuple
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.reader import SegmentReader
 
-# Not more, because an open file that was swapped or deleted takes up space until whoever has it
-# open looks at the log again.
-FILES_MAX = 64
 # 16 bytes each. A segment of 64 MiB has 512 where its frames are full, and 16,384 at the most.
 CLOSED_ENTRIES_MAX = 1 << 20
 
@@ -32,8 +29,9 @@ class OpenSegments:
     number of threads.
     """
 
-    def __init__(self, open_segment: Callable[[Segment], SegmentReader]) -> None:
+    def __init__(self, open_segment: Callable[[Segment], SegmentReader], files_max: int) -> None:
         self._open_segment = open_segment
+        self._files_max = files_max
         self._open: OrderedDict[int, tuple[Segment, SegmentReader]] = OrderedDict()
         self._closed: OrderedDict[int, _Closed] = OrderedDict()
         self._closed_entry_count = 0
@@ -55,7 +53,7 @@ class OpenSegments:
         with self._lock:
             self._drop_closed(segment.base_offset)
             self._open[segment.base_offset] = segment, reader
-            self._close_oldest(FILES_MAX)
+            self._close_oldest(self._files_max)
         return reader
 
     def keep(self, catalog: Catalog) -> None:

@@ -47,7 +47,7 @@ class LogReader:
         self.view = view
         self.damaged_record_count = 0
         self.refusal: SegstoreError | None = None
-        self._segments = OpenSegments(view.open_segment)
+        self._segments = OpenSegments(view.open_segment, view.open_files_max)
         self._epoch = view.epoch()
         # The batch of the last point read, and the epoch it was read in.
         self._last: tuple[bytes | int, RecordBatch | None] = b"", None

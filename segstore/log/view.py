@@ -33,8 +33,10 @@ class LogView(Protocol):
         log_tag: what every frame of the log carries; None while the log has no id.
         catalog: the segments; the last one may be growing.
         tail: looks into the tail, or None where there is none.
+        open_files_max: how many segments stay open for reading.
     """
 
+    open_files_max: int
     disk: Disk
     log_tag: int | None
     tail: TailReader | None
@@ -73,6 +75,9 @@ class LogView(Protocol):
 
 class WriterView:
     """The view of the writer's own process."""
+
+    # A quarter of the descriptors that most systems allow. Files that go are closed at once.
+    open_files_max = 256
 
     def __init__(
         self, disk: Disk, writer: LogWriter, tag: int, tail: TailReader | None, start: StartOffset
@@ -137,6 +142,10 @@ class WriterView:
 
 class FileView:
     """The view of a log that nobody, or another process, is writing to; it changes nothing."""
+
+    # Files that were swapped or deleted take up space until the next look at the directory, which
+    # may never come where a reader idles.
+    open_files_max = 64
 
     def __init__(self, disk: Disk, *, index_interval_bytes: int) -> None:
         """Read what opening needs.

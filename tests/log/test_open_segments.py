@@ -8,6 +8,7 @@ import pytest
 
 import segstore
 from segstore.log import opensegments
+from segstore.log.view import FileView, WriterView
 from segstore.segment import reader as reader_module
 
 OPTIONS = {"background": False, "compression": None, "segment_size": 8192}
@@ -35,7 +36,7 @@ def open_files(path: str) -> int:
 
 
 def test_no_more_files_stay_open_than_the_limit(path, monkeypatch):
-    monkeypatch.setattr(opensegments, "FILES_MAX", 10)
+    monkeypatch.setattr(FileView, "open_files_max", 10)
     with segstore.open(path, mode="r") as log:
         before = open_files(path)
         for number in [*range(60), *range(59, -1, -1)]:
@@ -44,8 +45,19 @@ def test_no_more_files_stay_open_than_the_limit(path, monkeypatch):
         assert open_files(path) - before == 10
 
 
+def test_the_writers_process_has_more_files_open_and_closes_those_that_go(path):
+    assert WriterView.open_files_max > 60
+    with segstore.open(path, **OPTIONS) as log:
+        before = open_files(path)
+        for number in range(60):
+            log[2 * number]
+        assert open_files(path) - before >= 59
+        log.trim(2 * 50)
+        assert open_files(path) - before <= 10
+
+
 def test_the_index_of_a_segment_is_read_once_whatever_is_open(path, monkeypatch):
-    monkeypatch.setattr(opensegments, "FILES_MAX", 10)
+    monkeypatch.setattr(FileView, "open_files_max", 10)
     loads = []
     load = reader_module.load_index
     monkeypatch.setattr(
@@ -60,7 +72,7 @@ def test_the_index_of_a_segment_is_read_once_whatever_is_open(path, monkeypatch)
 
 
 def test_the_indexes_of_closed_segments_stay_within_their_limit(path, monkeypatch):
-    monkeypatch.setattr(opensegments, "FILES_MAX", 10)
+    monkeypatch.setattr(FileView, "open_files_max", 10)
     monkeypatch.setattr(opensegments, "CLOSED_ENTRIES_MAX", 20)
     with segstore.open(path, mode="r") as log:
         for number in [*range(60), *range(59, -1, -1)]:
@@ -76,7 +88,7 @@ def test_a_segment_that_goes_while_its_file_is_closed_is_not_found_by_an_old_ind
     path, compression, monkeypatch
 ):
     """Swapped for its compressed form, or deleted, by the process that writes."""
-    monkeypatch.setattr(opensegments, "FILES_MAX", 3)
+    monkeypatch.setattr(FileView, "open_files_max", 3)
     with (
         segstore.open(path, **{**OPTIONS, "compression": compression}) as writer,
         segstore.open(path, mode="r") as log,

@@ -8,7 +8,7 @@ import segstore
 from segstore.disk import OsDisk
 from segstore.format.frame import encode_frame
 from segstore.log.manager import SegmentManager
-from segstore.log.opensegments import FILES_MAX
+from segstore.log.view import WriterView
 from segstore.segment.catalog import Catalog
 from tests.directories import names_ending
 
@@ -155,7 +155,7 @@ def test_a_log_of_a_thousand_segments_opens_and_reads(path):
         for offset in range(0, count, 97):
             assert log[offset].value == b"%03900d" % offset
         assert sum(1 for _ in log.values()) == count
-        assert len(os.listdir("/proc/self/fd")) < files_before + FILES_MAX + 10
+        assert len(os.listdir("/proc/self/fd")) < files_before + WriterView.open_files_max + 10
     with segstore.open(path, "r") as log:
         assert log[count // 2].value == b"%03900d" % (count // 2)
     assert len(names_ending(path, ".log")) == count
