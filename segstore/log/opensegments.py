@@ -1,7 +1,5 @@
 """The segments that are open for reading, and what is kept of those that were."""
 
-from __future__ import annotations
-
 import errno
 import threading
 from collections import OrderedDict
