@@ -169,7 +169,6 @@ class Log:
                 # The plain append goes straight to the tail, without this class in between.
                 started.writer.owner = self
                 vars(self)["append"] = started.writer.buffer.append
-            _OPEN_LOGS.add(self)
         else:
             view = FileView(disk, index_interval_bytes=config.index_interval)
             if view.found.log_id is None and not len(view.catalog):
@@ -179,6 +178,7 @@ class Log:
             self._bell = Doorbell.open(disk)
             self._recovery = report_of(found, [], lost_ranges(disk, found), [], view.end_offset())
         self._reader = LogReader(view)
+        _OPEN_LOGS.add(self)
         if mode == "a" and config.background:
             self._maintenance = Maintenance(self.maintain, _interval(config), "segstore")
             started.writer.wake = self._maintenance.wake
@@ -804,7 +804,8 @@ class Log:
         return self._reading().view
 
     def _abandon(self) -> None:
-        """In the child of a fork: never write, and let go of the lock it shares."""
+        """In the child of a fork: never write, and let go of the locks it shares."""
+        self._reader.start_over()
         if self._writer is not None:
             self._writer.abandon()
             self._maintenance = None
@@ -842,8 +843,9 @@ def _interval(config: LogConfig) -> float:
 
 def _close_all() -> None:
     for log in list(_OPEN_LOGS):
-        with suppress(Exception):  # at exit there is nobody left to tell
-            log.close()
+        if log.mode == "a":  # a reader has nothing to bring to the device
+            with suppress(Exception):  # at exit there is nobody left to tell
+                log.close()
 
 
 def _abandon_all() -> None:

@@ -47,13 +47,22 @@ class LogReader:
         self.view = view
         self.damaged_record_count = 0
         self.refusal: SegstoreError | None = None
-        self._segments = OpenSegments(view.open_segment, view.open_files_max)
         self._epoch = view.epoch()
         # The batch of the last point read, and the epoch it was read in.
         self._last: tuple[bytes | int, RecordBatch | None] = b"", None
         # The segment and index entry of the last one that was read without its batch.
         self._last_segment, self._last_slot = -1, -1
+        self._keep_nothing()
+
+    def _keep_nothing(self) -> None:
+        self._segments = OpenSegments(self.view.open_segment, self.view.open_files_max)
         self._heads = HeadCache()
+
+    def start_over(self) -> None:
+        """Begin anew in the child of a fork, where nobody lets go of a lock that was held."""
+        self._keep_nothing()
+        if self.view.tail is not None:
+            self.view.tail.start_over()
 
     def close(self) -> None:
         """Let go of every file; what still reads ends with LogClosedError."""

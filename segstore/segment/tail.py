@@ -385,6 +385,10 @@ class TailReader:
     def __init__(self, view: memoryview, log_tag: int) -> None:
         self.view = view
         self._log_tag = log_tag
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Know nothing, and have a lock that nobody holds: in the child of a fork, too."""
         self._lock = threading.Lock()  # of all that follows
         self._forget()
 
