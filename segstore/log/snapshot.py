@@ -10,26 +10,23 @@ from typing import NamedTuple
 
 from segstore.disk import Disk, OsDisk, publish_directory, remove_directory
 from segstore.errors import StorageError
+from segstore.format.batch import RecordBatch
+from segstore.format.buffers import padding
 from segstore.format.fileheader import (
     FILE_HEADER_BYTES,
     KIND_CONSUMER,
     KIND_START,
     FileHeader,
 )
-from segstore.format.names import (
-    START,
-    TRUNCATE,
-    consumer_file,
-    parse_consumer_file,
-    parse_segment_file,
-)
-from segstore.format.scanner import Frame
+from segstore.format.names import START, consumer_file, is_known
+from segstore.format.scanner import Damage
 from segstore.log.consumer import registered
 from segstore.log.truncation import begin_truncation, pending_truncation
 from segstore.log.view import LogView
 from segstore.segment.catalog import Segment
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.source import READ_BYTES
+from segstore.segment.tail import Tail
 
 BUILDING_SUFFIX = ".building"
 ATTEMPT_COUNT_MAX = 20
@@ -117,6 +114,8 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
     if ends_at is not None:  # whoever opens the copy to write carries it out, as here
         begin_truncation(target, log_id, created, ends_at)
         end_offset = min(end_offset, ends_at)
+    # It vouches for the copy: what goes bad there later is damage, and no write that was cut short.
+    Tail.create(target, log_id, created, end_offset).close()
     for name, (committed, _) in registered(view.disk).items():
         header = FileHeader(KIND_CONSUMER, 0, log_id, created)
         CheckpointFile.create(target, consumer_file(name), header, committed).close()
@@ -129,27 +128,31 @@ def _copy_growing(
     """Copy an unsealed segment, and the tail behind the last one: (bytes, end offset)."""
     written_end = view.written_end()
     reader = view.open_segment(segment)
-    position, end_offset = 0, segment.base_offset
+    end_position, end_offset = FILE_HEADER_BYTES, segment.base_offset
+    damage: Damage | None = None  # with nothing intact behind it
     for event in reader.events_unindexed():
-        if isinstance(event, Frame) and event.batch.end_offset <= written_end:
-            position = event.position + event.size_bytes
+        if isinstance(event, Damage):
+            damage = event if event.offset < written_end else damage
+        elif event.batch.end_offset <= written_end:
+            end_position = event.position + event.size_bytes
             end_offset = event.batch.end_offset
-    # The bytes as they are, damage and all: a copy is no place to lose what may be mended.
-    size_bytes = max(position, FILE_HEADER_BYTES)
+            damage = None
+    # The bytes as they are, damage and all: a copy is no place to lose what may be mended. But the
+    # tail may still have what went bad at the end.
+    if damage is not None and not (with_tail and _staged(view, end_offset)):
+        end_position = damage.end_position
+        end_offset = damage.end_offset or written_end
     file = target.open(segment.data_name, write=True, create=True)
     try:
         position = 0
-        while position < size_bytes:
-            data = reader.source.read(min(READ_BYTES, size_bytes - position), position)
+        while position < end_position:
+            data = reader.source.read(min(READ_BYTES, end_position - position), position)
             if not data:
                 raise _ChangedError
-            file.write([data[: size_bytes - position]], position)
+            file.write([data], position)
             position += len(data)
-        position = size_bytes
-        while with_tail and view.tail is not None:
-            batch = view.tail.get(end_offset)
-            if batch is None or batch.base_offset != end_offset:
-                break
+        position += padding(position)
+        while with_tail and (batch := _staged(view, end_offset)):
             file.write([batch.frame], position)
             position += len(batch.frame)
             end_offset = batch.end_offset
@@ -157,6 +160,12 @@ def _copy_growing(
     finally:
         file.close()
     return position, end_offset
+
+
+def _staged(view: LogView, offset: int) -> RecordBatch | None:
+    """The frame in the tail that starts with `offset`."""
+    batch = None if view.tail is None else view.tail.get(offset)
+    return batch if batch is not None and batch.base_offset == offset else None
 
 
 def _copy_file(disk: Disk, name: str, target: Disk) -> int:
@@ -178,5 +187,5 @@ def _copy_file(disk: Disk, name: str, target: Disk) -> int:
 def _empty(target: Disk) -> None:
     """Remove what an attempt left; nothing else is ever in this directory."""
     for name in target.names():
-        if parse_segment_file(name) or parse_consumer_file(name) or name in (START, TRUNCATE):
+        if is_known(name):
             target.unlink(name)

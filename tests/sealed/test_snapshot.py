@@ -1,0 +1,138 @@
+"""A snapshot of a log with damage holds what the log holds: no less, and no worse."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+import segstore
+
+LARGE = [b"value %04d " % number * 12 for number in range(600)]
+FIRST = "00000000000000000000.log"
+
+
+def hurt(path: str, name: str, at: int) -> None:
+    with open(os.path.join(path, name), "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 4]))
+
+
+def readable(path: str) -> list[tuple[int, bytes]]:
+    with segstore.open(path, "r") as log:
+        return [(record.offset, record.value) for record in log.read(errors="skip")]
+
+
+def end_of(path: str, name: str = FIRST) -> int:
+    return os.path.getsize(os.path.join(path, name))
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+@pytest.mark.parametrize("where", ["a block of the last frame", "its head", "an earlier frame"])
+def test_damage_in_the_active_segment_goes_along_as_it_is(
+    tmp_path: Path, mode: segstore.log.log.Mode, where: str
+) -> None:
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    with segstore.open(path, compression=None, background=False) as log:
+        log.append_many(LARGE)
+        last = end_of(path)
+        log.append_many(LARGE)
+        log.sync()
+        at = {"a block of the last frame": end_of(path) - 9000, "its head": last + 40}
+        hurt(path, FIRST, at.get(where, last - 9000))
+        with segstore.open(path, mode) if mode == "r" else log as taken:
+            report = taken.snapshot(copy)
+            held = [(r.offset, r.value) for r in taken.read(errors="skip")]
+    assert 600 <= len(held) < 1200
+    assert report.end_offset == 1200
+    assert readable(copy) == held
+    with segstore.open(copy) as log:
+        assert not log.recovery.cut
+        assert sum(len(lost.offsets) for lost in log.recovery.lost) in (0, 1200 - len(held))
+        assert log.append(b"next") == 1200
+    assert readable(copy) == [*held, (1200, b"next")]
+
+
+def test_a_tail_that_has_what_is_damaged_mends_the_copy(tmp_path: Path) -> None:
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    with segstore.open(path, compression=None, background=False) as log:
+        for number in range(100):
+            log.append(b"%d" % number)
+        log.sync()  # drained, and still in the tail
+        hurt(path, FIRST, end_of(path) - 20)
+        assert log.snapshot(copy).end_offset == 100
+    assert readable(copy) == [(number, b"%d" % number) for number in range(100)]
+
+
+def test_damage_behind_which_the_tail_goes_on(tmp_path: Path) -> None:
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    with segstore.open(path, compression=None, background=False) as log:
+        log.append_many(LARGE)
+        hurt(path, FIRST, end_of(path) - 9000)
+        for number in range(5):
+            log.append(b"%d" % number)
+        assert log.snapshot(copy).end_offset == 605
+        held = [(r.offset, r.value) for r in log.read(errors="skip")]
+    assert held[-5:] == [(600 + number, b"%d" % number) for number in range(5)]
+    assert readable(copy) == held
+    with segstore.open(copy) as log:
+        assert log.append(b"next") == 605
+
+
+def test_a_copy_vouches_for_all_that_it_holds(tmp_path: Path) -> None:
+    """What goes bad in it later is damage, which is told of, and not a write that was cut short."""
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    with segstore.open(path, compression=None, background=False) as log:
+        log.append_many(LARGE)
+        log.snapshot(copy)
+    hurt(copy, FIRST, end_of(copy) - 9000)
+    with segstore.open(copy) as log:
+        assert not log.recovery.cut
+        assert [lost.offsets.stop for lost in log.recovery.lost] <= [600]
+        assert log.append(b"next") == 600
+        assert len(list(log.read(errors="skip"))) > 500
+
+
+def test_what_an_interrupted_attempt_left_is_removed(tmp_path: Path) -> None:
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    with segstore.open(path, compression=None, background=False) as log:
+        log.append_many(LARGE)
+        log.snapshot(copy)
+        os.rename(copy, copy + ".building")
+        os.rename(copy + ".building/tail", copy + ".building/tail.tmp")
+        log.append(b"more")
+        log.snapshot(copy)
+    assert sorted(os.listdir(copy)) == [FIRST, "start", "tail"]
+    assert sorted(os.listdir(tmp_path)) == ["copy", "log"]
+    assert len(readable(copy)) == 601
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_copy_reads_as_the_log_does_whatever_bit_is_flipped(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    options = {"compression": None, "background": False, "batch_size": "16KiB"}
+    with segstore.open(path, **options) as log:
+        for _ in range(chance.randint(1, 5)):
+            log.append_many(chance.choices(LARGE, k=chance.choice([1, 5, 200])))
+            if chance.random() < 0.3:
+                log.roll()
+            for _ in range(chance.choice([0, 0, 3])):
+                log.append(b"small")
+        log.sync()
+        names = [name for name in os.listdir(path) if name.endswith(".log") and end_of(path, name)]
+        name = chance.choice(sorted(names))
+        hurt(path, name, chance.randrange(64, max(65, end_of(path, name))) - 1)
+        report = log.snapshot(copy)
+        held = [(r.offset, r.value) for r in log.read(errors="skip")]
+        end_offset = log.end_offset
+    assert report.end_offset == end_offset
+    found = readable(copy)
+    assert set(held) <= set(found)  # the tail may have more
+    with segstore.open(copy) as log:
+        assert log.append(b"next") == end_offset
+    assert readable(copy) == [*found, (end_offset, b"next")]
