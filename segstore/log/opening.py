@@ -23,7 +23,7 @@ from segstore.format.fileheader import (
     log_tag,
 )
 from segstore.format.names import START, TAIL
-from segstore.format.scanner import readable
+from segstore.format.scanner import Frame, readable
 from segstore.log.report import CutTail, LostRange, RecoveryReport
 from segstore.log.truncation import pending_truncation
 from segstore.segment.aside import free_name, set_aside
@@ -148,14 +148,18 @@ def _sealed_end(
     if last.stamp is not None:  # and not where the next one starts: one may be missing between
         end_offset = last.stamp.end_offset
         return end_offset if next_base is None else min(end_offset, next_base)
-    if next_base is not None:
-        return next_base
-    # Compressed, at the end, and its index is lost: what is in it tells, and where damage took the
-    # last frames, what the tail says had been durable.
+    # Compressed, and its index is lost: what is in it tells, for the same reason.
     tag = None if log_id is None else log_tag(log_id)
     reader = SegmentReader(disk, last.base_offset, tag, is_compressed=True, stamp=None)
-    ends = (b.end_offset for e in reader.events_unindexed() for b in readable(e))
-    return max([last.base_offset, durable_offset, *ends])
+    end_offset, is_whole = last.base_offset, False
+    for event in reader.events_unindexed():
+        ends = [batch.end_offset for batch in readable(event)]
+        is_whole = isinstance(event, Frame)
+        end_offset = max([end_offset, *ends])
+    # Where damage took the last frames, it is at most what the tail says had been durable.
+    if not is_whole:
+        end_offset = max(end_offset, durable_offset) if next_base is None else next_base
+    return end_offset if next_base is None else min(end_offset, next_base)
 
 
 def _identify(disk: Disk, catalog: Catalog, tail: Tail | None) -> tuple[bytes | None, int]:
