@@ -71,6 +71,7 @@ class SegmentReader:
             )
         self._index = index
         self._heads: list[Head | None] = []
+        self._head_read_bytes = HEAD_READ_BYTES
         self.is_index_intact = index is not None and (self._table is not None or not is_compressed)
         self._open()
 
@@ -146,11 +147,16 @@ class SegmentReader:
     def _read_head(self, position: int) -> Head | None:
         if self._chunks is not None and not self._chunks.keeps_chunk_at(position):
             return None
-        wanted = HEAD_READ_BYTES
+        # Frames in a row are alike, and so are their heads.
+        wanted = self._head_read_bytes
         # With keys it takes two looks to know where the head ends.
         for _ in range(3):
             found = decode_head(self.source.read(wanted, position), self.log_tag)
+            if found is None:
+                return None
             if not isinstance(found, int):
+                size_bytes = len(found[0])
+                self._head_read_bytes = min(size_bytes + size_bytes // 16, HEAD_READ_BYTES_MAX)
                 return found
             wanted = found
         return None
@@ -310,8 +316,9 @@ REBUILD_INTERVAL_BYTES = 4096
 # How far a growing segment may be ahead of the entries known of it before more are read.
 GROWTH_BYTES = 128 * 1024
 
-# What a point read reads first: the head of a frame of some 1,400 records.
+# What the first point read of a segment reads first: the head of a frame of some 1,400 records.
 HEAD_READ_BYTES = 6144
+HEAD_READ_BYTES_MAX = 1 << 16
 
 # A span between two index entries that is longer than this is read frame by frame.
 SPAN_BYTES_MAX = 1 << 20
