@@ -45,6 +45,11 @@ class KeyFilter:
         """The filter stored in `data`, or None where there is none."""
         return cls(bytes(data), hash_count) if len(data) and 0 < hash_count <= 64 else None
 
+    @property
+    def size_bytes(self) -> int:
+        """How large it is."""
+        return len(self._bits)
+
     def __contains__(self, key: bytes) -> bool:
         bits = self._bits
         places = _places(key, self.hash_count, len(bits) * 8)

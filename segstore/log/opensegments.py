@@ -9,30 +9,32 @@ from typing import NamedTuple
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.reader import SegmentReader
 
-# 16 bytes each. A segment of 64 MiB has 512 where its frames are full, and 16,384 at the most.
-CLOSED_ENTRIES_MAX = 1 << 20
+# Of indexes, key filters and decoded chunks together. A full segment of 64 MiB has 8 KiB of index
+# where its frames are full too, 256 KiB at the most, and a byte and a quarter of filter for each
+# key. An open one that is compressed keeps a chunk of 128 KiB decoded.
+KEPT_BYTES_MAX = 32 * 1024 * 1024
 
 
-class _Closed(NamedTuple):
+class _Kept(NamedTuple):
     segment: Segment
     reader: SegmentReader
-    entry_count: int
+    size_bytes: int
 
 
 class OpenSegments:
     """Readers of segments, kept until others take their place; the oldest go first.
 
-    First they lose their files, which costs the next look an `open`; and then, by the size of their
-    indexes, everything. Whoever uses a reader keeps its file open for as long. May be used from any
-    number of threads.
+    First they lose their files, which costs the next look an `open`; and then, by the size of what
+    is kept of them, everything. Whoever uses a reader keeps its file open for as long.
+    May be used from any number of threads.
     """
 
     def __init__(self, open_segment: Callable[[Segment], SegmentReader], files_max: int) -> None:
+        self.size_bytes = 0
         self._open_segment = open_segment
         self._files_max = files_max
-        self._open: OrderedDict[int, tuple[Segment, SegmentReader]] = OrderedDict()
-        self._closed: OrderedDict[int, _Closed] = OrderedDict()
-        self._closed_entry_count = 0
+        self._open: OrderedDict[int, _Kept] = OrderedDict()
+        self._closed: OrderedDict[int, _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, segment: Segment) -> SegmentReader | None:
@@ -49,28 +51,28 @@ class OpenSegments:
         except FileNotFoundError:
             return None
         with self._lock:
-            self._drop_closed(segment.base_offset)
-            self._open[segment.base_offset] = segment, reader
+            self._drop(segment.base_offset)
+            self._open[segment.base_offset] = _Kept(segment, reader, reader.size_bytes)
+            self.size_bytes += reader.size_bytes
             self._close_oldest(self._files_max)
+            while self.size_bytes > KEPT_BYTES_MAX and len(self._open) + len(self._closed) > 1:
+                self._drop(next(iter(self._closed or self._open)))
         return reader
 
     def keep(self, catalog: Catalog) -> None:
         """Let go of files that were swapped or deleted: an open one still takes up space."""
         known = {segment.base_offset: segment for segment in catalog.segments}
         with self._lock:
-            for base_offset, (segment, _) in list(self._open.items()):
-                if known.get(base_offset) != segment:
-                    del self._open[base_offset]
-            for base_offset, closed in list(self._closed.items()):
-                if known.get(base_offset) != closed.segment:
-                    self._drop_closed(base_offset)
+            for base_offset, kept in [*self._open.items(), *self._closed.items()]:
+                if known.get(base_offset) != kept.segment:
+                    self._drop(base_offset)
 
     def clear(self) -> None:
         """Let go of all."""
         with self._lock:
             self._open.clear()
             self._closed.clear()
-            self._closed_entry_count = 0
+            self.size_bytes = 0
 
     def _opened(self, segment: Segment) -> SegmentReader:
         closed = self._closed.get(segment.base_offset)
@@ -87,16 +89,14 @@ class OpenSegments:
         return self._open_segment(segment)
 
     def _close_oldest(self, count: int) -> None:
-        """Until `count` files are open, and the indexes of the others not too large."""
         while len(self._open) > count:
-            base_offset, (segment, reader) = self._open.popitem(last=False)
-            self._drop_closed(base_offset)
-            self._closed[base_offset] = _Closed(segment, reader.without_file(), reader.entry_count)
-            self._closed_entry_count += reader.entry_count
-        while self._closed_entry_count > CLOSED_ENTRIES_MAX:
-            self._drop_closed(next(iter(self._closed)))
+            base_offset, kept = self._open.popitem(last=False)
+            reader = kept.reader.without_file()
+            self._closed[base_offset] = _Kept(kept.segment, reader, reader.size_bytes)
+            self.size_bytes += reader.size_bytes - kept.size_bytes
 
-    def _drop_closed(self, base_offset: int) -> None:
-        closed = self._closed.pop(base_offset, None)
-        if closed is not None:
-            self._closed_entry_count -= closed.entry_count
+    def _drop(self, base_offset: int) -> None:
+        for those in (self._open, self._closed):
+            kept = those.pop(base_offset, None)
+            if kept is not None:
+                self.size_bytes -= kept.size_bytes

@@ -83,7 +83,8 @@ class SegmentReader:
     def without_file(self) -> "SegmentReader":
         """What was read of the index, to be had again from `reopened`; it can't read."""
         reader = copy(self)
-        del reader.source, reader._chunks
+        del reader.source
+        reader._chunks = None
         return reader
 
     def reopened(self) -> "SegmentReader":
@@ -213,9 +214,11 @@ class SegmentReader:
         return self.index.slot_before_time(timestamp)
 
     @property
-    def entry_count(self) -> int:
-        """How many index entries are in memory."""
-        return 0 if self._index is None else len(self._index)
+    def size_bytes(self) -> int:
+        """What is kept of the segment takes in memory: index, key filter and a decoded chunk."""
+        entries_bytes = 0 if self._index is None else ENTRY_BYTES * len(self._index)
+        filter_bytes = 0 if self.key_filter is None else self.key_filter.size_bytes
+        return entries_bytes + filter_bytes + (self._chunks.kept_bytes if self._chunks else 0)
 
     @property
     def index(self) -> OffsetIndex:

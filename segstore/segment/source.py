@@ -154,6 +154,12 @@ class Lz4Source:
         chunk = table.find(position)
         return table.raw_positions[chunk + 1] - table.raw_positions[chunk] <= KEPT_BYTES_MAX
 
+    @property
+    def kept_bytes(self) -> int:
+        """About how large the chunk is that stays decoded; those of a segment are alike."""
+        size_bytes = self._table.raw_positions[1] if len(self._table.positions) > 1 else 0
+        return size_bytes if size_bytes <= KEPT_BYTES_MAX else 0
+
     def chunk_of(self, position: int) -> int:
         """The number of the chunk that holds a byte of the plain segment."""
         return self._table.find(position)

@@ -71,16 +71,44 @@ def test_the_index_of_a_segment_is_read_once_whatever_is_open(path, monkeypatch)
     assert len(loads) >= 59
 
 
-def test_the_indexes_of_closed_segments_stay_within_their_limit(path, monkeypatch):
-    monkeypatch.setattr(FileView, "open_files_max", 10)
-    monkeypatch.setattr(opensegments, "CLOSED_ENTRIES_MAX", 20)
+@pytest.mark.parametrize(("files_max", "open_count"), [(3, 3), (60, 10)])
+def test_what_is_kept_of_indexes_and_filters_stays_within_its_limit(
+    path, files_max, open_count, monkeypatch
+):
+    with segstore.open(path, **OPTIONS) as log:
+        assert log._reader._segments.size_bytes == 0
+        log.append(b"with a key", key=b"k")
+        log.roll()
+        log.append(b"without")
+        with_filter = log._reader._segments.get(log._reader.catalog().segments[60])
+        assert with_filter.size_bytes == 16 + 8
+        log.truncate(119)
+    one = 16  # a segment of one frame has one entry
+    monkeypatch.setattr(FileView, "open_files_max", files_max)
+    monkeypatch.setattr(opensegments, "KEPT_BYTES_MAX", 10 * one)
     with segstore.open(path, mode="r") as log:
+        segments = log._reader._segments
         for number in [*range(60), *range(59, -1, -1)]:
             assert log[2 * number].value == b"%d" % number
+            kept = [*segments._open.values(), *segments._closed.values()]
+            assert segments.size_bytes == sum(each.size_bytes for each in kept) <= 10 * one
+        assert (len(segments._open), len(kept)) == (open_count, 10)
+
+
+def test_the_decoded_chunks_of_open_segments_count(path, monkeypatch):
+    with segstore.open(path, **OPTIONS) as log:
+        log.compress()
+    chunk = 5000 + 64 + 64  # and a little more
+    monkeypatch.setattr(opensegments, "KEPT_BYTES_MAX", 10 * chunk)
+    with segstore.open(path, mode="r") as log:
         segments = log._reader._segments
-        assert 10 <= len(segments._closed) <= 20
-        assert segments._closed_entry_count == sum(c.entry_count for c in segments._closed.values())
-        assert segments._closed_entry_count <= 20
+        for number in range(60):
+            assert log[2 * number].value == b"%d" % number
+            assert segments.size_bytes <= 10 * chunk
+        assert len(segments._open) == 9
+        with_file = next(iter(segments._open.values()))
+        assert with_file.size_bytes == with_file.reader._chunks.kept_bytes + 16 > chunk
+        assert with_file.reader.without_file().size_bytes == 16
 
 
 @pytest.mark.parametrize("compression", [None, "lz4"])
