@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from segstore.format.checksum import crc32c
 from segstore.format.framelayout import (
@@ -35,11 +35,10 @@ from segstore.format.framelayout import (
 # value bytes, where the columns start as `lay_out` tells).
 Head: TypeAlias = tuple[bytes, int, int, int, int, int, tuple[int, int, int, int, int, int]]
 
-_T = TypeVar("_T")
-
 # As functions, because a point read is made of some twenty calls and no more.
 _offset_pair = Struct("<ii").unpack_from
 _check = Struct("<I").unpack_from
+_two_checks = Struct("<II").unpack_from
 _timestamp = Struct("<q").unpack_from
 
 
@@ -86,13 +85,14 @@ def read_record(
     position: int,
     head: Head,
     offset: int,
-    record_type: Callable[[int, int, bytes | None, bytes], _T],
+    record_type: Any,
     /,
-) -> _T | None:
+) -> Any | None:
     """One record of the frame at `position`, whose head is at hand.
 
-    `read` takes a size and a position. None where the frame does not have the offset, a block's
-    check does not hold, or a column is not well formed.
+    `read` takes a size and a position, and `record_type` is a NamedTuple of offset, timestamp, key
+    and value. None where the frame does not have the offset, a block's check does not hold, or a
+    column is not well formed.
 
     Raises:
         Exception: what `read` raises.
@@ -117,15 +117,20 @@ def read_record(
             except ValueError:
                 return None
     if start == stop:
-        return record_type(offset, time, key, b"")
+        return tuple.__new__(record_type, (offset, time, key, b""))
     first, last = start // BLOCK_BYTES, (stop - 1) // BLOCK_BYTES
     checks_at, values_at = columns[4], columns[5]
-    before = _check(data, checks_at + 4 * first - 4)[0] if first else 0
-    (after,) = _check(data, checks_at + 4 * last)
+    if 0 < first == last:  # as below, with a call less
+        before, after = _two_checks(data, checks_at + 4 * first - 4)
+    else:
+        before = _check(data, checks_at + 4 * first - 4)[0] if first else 0
+        (after,) = _check(data, checks_at + 4 * last)
     blocks_start, blocks_stop = first * BLOCK_BYTES, (last + 1) * BLOCK_BYTES
     if blocks_stop > value_bytes:
         blocks_stop = value_bytes
     blocks = read(blocks_stop - blocks_start, position + values_at + blocks_start)
     if crc32c(blocks, before) != after:
         return None
-    return record_type(offset, time, key, blocks[start - blocks_start : stop - blocks_start])
+    value = blocks[start - blocks_start : stop - blocks_start]
+    # As in `iter_records`: `record_type` itself is a function in Python.
+    return tuple.__new__(record_type, (offset, time, key, value))

@@ -140,15 +140,15 @@ class LogReader:
             CorruptionError: it is damaged.
             StorageError: its file can't be read.
         """
-        view = self.view
-        first, end = view.start_offset(), view.end_offset()
+        # With the epoch as it was before the rest, so that a batch which another thread read before
+        # offsets were given out again can't answer for the new ones.
+        epoch, first, end, written_end, catalog = self.view.glance()
         if not first <= offset < end:
             raise OffsetOutOfRangeError(offset, first, end)
         if self.refusal is not None:
             raise self.refusal
-        # With the epoch as it was before the look, so that a batch which another thread read before
-        # offsets were given out again can't answer for the new ones.
-        epoch, catalog = self._look()
+        if epoch != self._epoch:
+            epoch, catalog = self._look()
         last_epoch, batch = self._last
         if (
             batch is None
@@ -156,7 +156,7 @@ class LogReader:
             or not batch.base_offset <= offset < batch.end_offset
         ):
             try:
-                found = self._find_record(offset, catalog)
+                found = self._find_record(offset, catalog, written_end)
             except OSError as error:
                 raise self._failed(error) from error
             if isinstance(found, Record):
@@ -339,12 +339,13 @@ class LogReader:
             self._report(lost, Damage(0, 0, lost.start, lost.stop, str(error)), errors)
             return empty  # type: ignore[no-any-return]
 
-    def _find_record(self, offset: int, catalog: Catalog) -> Record | RecordBatch | None:
+    def _find_record(
+        self, offset: int, catalog: Catalog, written_end: int
+    ) -> Record | RecordBatch | None:
         """The record of one offset, or the batch that has it; None where it takes a longer look."""
-        view = self.view
         number = catalog.find(offset)
-        if number < 0 or offset >= view.written_end():
-            return None if view.tail is None else view.tail.get(offset)
+        if number < 0 or offset >= written_end:
+            return None if self.view.tail is None else self.view.tail.get(offset)
         segment = catalog.segments[number]
         reader = self._segments.get(segment)
         if reader is None:

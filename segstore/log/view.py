@@ -7,7 +7,7 @@ code. Nothing here changes a file.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from segstore.disk import Disk
 from segstore.format.fileheader import KIND_START, log_tag
@@ -23,6 +23,11 @@ from segstore.segment.tail import Tail, TailReader
 
 # A writer that seals, compresses and sweeps all the time can take a file from under a look.
 FIND_COUNT_MAX = 20
+
+
+# (epoch, log start offset, log end offset, one past the last record in a segment, the segments),
+# each of them as it was then or later than those before it.
+Glance: TypeAlias = tuple[bytes | int, int, int, int, Catalog]
 
 
 class LogView(Protocol):
@@ -62,6 +67,9 @@ class LogView(Protocol):
 
     def epoch(self) -> bytes | int:
         """Changes whenever offsets are given out again."""
+
+    def glance(self) -> Glance:
+        """What a point read needs, in one call."""
 
     def refresh(self) -> None:
         """Look again which segments there are."""
@@ -116,6 +124,17 @@ class WriterView:
     def epoch(self) -> int:
         """The writer's, which nobody else gives offsets out again beside."""
         return self._writer.rewind_count
+
+    def glance(self) -> Glance:
+        """Without a call for each."""
+        writer = self._writer
+        return (
+            writer.rewind_count,
+            self._start.value,
+            writer.buffer.next_offset,
+            writer.written_end,
+            writer.manager.catalog,
+        )
 
     def refresh(self) -> None:
         """Nothing: the manager knows of every change."""
@@ -211,6 +230,12 @@ class FileView:
     def epoch(self) -> bytes:
         """The tail's."""
         return b"" if self._tail is None else self._tail.epoch.token()
+
+    def glance(self) -> Glance:
+        """By the calls for each."""
+        epoch = self.epoch()
+        start_offset, end_offset = self.start_offset(), self.end_offset()
+        return epoch, start_offset, end_offset, self.written_end(), self._catalog
 
     def refresh(self) -> None:
         """List the directory again."""

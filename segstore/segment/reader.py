@@ -131,7 +131,8 @@ class SegmentReader:
         """
         if slot < 0:
             return None
-        position = (self._index or self.index).position(slot)
+        index = self._index
+        position = (self.index if index is None else index).position(slot)
         try:
             heads = self._heads
             head = heads[slot] if slot < len(heads) else None
@@ -197,7 +198,9 @@ class SegmentReader:
 
     def slot(self, offset: int) -> int:
         """The index entry to start from for `offset`; -1 is the start of the segment."""
-        index = self._index or self.index
+        index = self._index
+        if index is None:
+            index = self.index
         slot = index.slot_of_offset(offset - self.base_offset)
         if self._may_grow and slot == len(index) - 1:
             with self._growth_lock:
