@@ -197,12 +197,16 @@ class FileView:
 
     def end_offset(self) -> int:
         """The end of the segments, or of the tail where that goes on from there."""
+        return self._ends()[0]
+
+    def _ends(self) -> tuple[int, int]:
+        """The log end offset, and the end of the segments."""
         # The tail first: what is drained out of it meanwhile is in the segments by the second look,
         # so that the end never seems to step back.
         staged = range(0) if self.tail is None else self.tail.offsets()
         end = self.written_end()
         # A gap between them is what a power cut took.
-        return max(end, staged.stop) if staged.start <= end else end
+        return (max(end, staged.stop) if staged.start <= end else end), end
 
     def durable_offset(self) -> int:
         """As the writer last published it."""
@@ -232,10 +236,9 @@ class FileView:
         return b"" if self._tail is None else self._tail.epoch.token()
 
     def glance(self) -> Glance:
-        """By the calls for each."""
+        """With one look at the segments' end."""
         epoch = self.epoch()
-        start_offset, end_offset = self.start_offset(), self.end_offset()
-        return epoch, start_offset, end_offset, self.written_end(), self._catalog
+        return epoch, self.start_offset(), *self._ends(), self._catalog
 
     def refresh(self) -> None:
         """List the directory again."""

@@ -35,6 +35,8 @@ class CheckpointFile:
         self._file = file
         self.log_id = header.log_id
         self.current = current
+        # What the file held at the last look, as bytes and decoded.
+        self._seen: tuple[bytes, Checkpoint | None] = b"", None
 
     @classmethod
     def open(cls, disk: Disk, name: str, kind: bytes, *, write: bool) -> CheckpointFile | None:
@@ -126,7 +128,11 @@ class CheckpointFile:
 
     def reload(self) -> Checkpoint | None:
         """What the file holds now, as another process may have moved it; None if damaged."""
-        found = decode_slots(self._file.read(CHECKPOINT_BYTES, 0))
+        data = self._file.read(CHECKPOINT_BYTES, 0)
+        seen, found = self._seen
+        if data != seen:  # readers ask before each record
+            found = decode_slots(data)
+            self._seen = data, found
         if found is not None:
             self.current = found
         return found
