@@ -556,54 +556,54 @@ read_once(const char *at)
 
 /* The values as a list; NULL without an exception if the column is not well formed. */
 static PyObject *
-split_checked(const Py_buffer *data, Py_ssize_t offsets_position, Py_ssize_t count,
-              Py_ssize_t position)
+split_checked(const Py_buffer *data, Py_ssize_t offsets_position, Py_ssize_t start,
+              Py_ssize_t stop, Py_ssize_t position)
 {
     Py_ssize_t size = data->len;
-    if (offsets_position < 0 || offsets_position > size || count < 0 || position < 0 ||
-        position > size || count >= (size - offsets_position) / 4) {
+    if (offsets_position < 0 || offsets_position > size || start < 0 || stop < start ||
+        position < 0 || position > size || stop >= (size - offsets_position) / 4) {
         return NULL;
     }
-    const char *offsets = (const char *)data->buf + offsets_position;
+    const char *offsets = (const char *)data->buf + offsets_position + 4 * start;
     const char *column = (const char *)data->buf + position;
-    Py_ssize_t limit = size - position;
-    if (read_once(offsets) != 0) {
+    Py_ssize_t limit = size - position, count = stop - start;
+    int32_t at = read_once(offsets);
+    if (at < 0 || at > limit || (start == 0 && at != 0)) {
         return NULL;
     }
     PyObject *values = PyList_New(count);
     if (values == NULL) {
         return NULL;
     }
-    int32_t start = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         int32_t end = read_once(offsets + 4 * (i + 1));
-        if (end < start || end > limit) {
+        if (end < at || end > limit) {
             Py_DECREF(values);
             return NULL;
         }
-        PyObject *value = PyBytes_FromStringAndSize(column + start, end - start);
+        PyObject *value = PyBytes_FromStringAndSize(column + at, end - at);
         if (value == NULL) {
             Py_DECREF(values);
             return NULL;
         }
         PyList_SET_ITEM(values, i, value);
-        start = end;
+        at = end;
     }
     return values;
 }
 
 PyDoc_STRVAR(split_column_doc,
-             "split_column($module, data, offsets_position, count, position, /)\n--\n\n"
+             "split_column($module, data, offsets_position, start, stop, position, /)\n--\n\n"
              "As segstore.format.columns.split_column.");
 
 static PyObject *
 split_column(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!has_arguments("split_column", nargs, 4)) {
+    if (!has_arguments("split_column", nargs, 5)) {
         return NULL;
     }
-    Py_ssize_t numbers[3];
-    for (int i = 0; i < 3; i++) {
+    Py_ssize_t numbers[4];
+    for (int i = 0; i < 4; i++) {
         numbers[i] = PyLong_CheckExact(args[i + 1]) ? PyLong_AsSsize_t(args[i + 1]) : -1;
         if (numbers[i] == -1) {
             PyErr_Clear();
@@ -613,7 +613,7 @@ split_column(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     Py_buffer data;
     if (PyObject_GetBuffer(args[0], &data, PyBUF_CONTIG_RO) == 0) {
         if (data.ndim == 1 && data.itemsize == 1) {
-            values = split_checked(&data, numbers[0], numbers[1], numbers[2]);
+            values = split_checked(&data, numbers[0], numbers[1], numbers[2], numbers[3]);
         }
         PyBuffer_Release(&data);
     }
@@ -622,7 +622,7 @@ split_column(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             return NULL;
         }
         PyErr_Clear();
-        return hand_over(module, SPLIT_COLUMN, args, 4);
+        return hand_over(module, SPLIT_COLUMN, args, 5);
     }
     return values;
 }

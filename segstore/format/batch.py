@@ -126,9 +126,8 @@ class RecordBatch:
         Raises:
             ValueError: the value column is not well formed, though its checksum holds.
         """
-        count = self.header.record_count
-        values = split_column(self._data, FRAME_HEADER_BYTES, count, self._values_at)
-        return values if len(self) == count else values[self._first : self._last]
+        first, last = self._first, self._last
+        return split_column(self._data, FRAME_HEADER_BYTES, first, last, self._values_at)
 
     def keys(self) -> list[bytes | None]:
         """The keys, None for a record without one.
@@ -137,7 +136,7 @@ class RecordBatch:
             ValueError: the key column is not well formed, though its checksum holds.
         """
         keys = self._keys()
-        return [None] * len(self) if keys is None else keys[self._first : self._last]
+        return [None] * len(self) if keys is None else keys
 
     def records(self) -> list[Record]:
         """The records.
@@ -170,7 +169,7 @@ class RecordBatch:
         part = RecordBatch.__new__(RecordBatch)
         for name in RecordBatch.__slots__:
             setattr(part, name, getattr(self, name))
-        part.base_offset = max(self.base_offset, start)
+        part.base_offset = min(max(self.base_offset, start), self.end_offset)
         part.end_offset = max(part.base_offset, min(self.end_offset, stop))
         return part
 
@@ -193,15 +192,15 @@ class RecordBatch:
         header = self.header
         if not header.attributes & HAS_KEYS:
             return None
-        count = header.record_count
+        first, last = self._first, self._last
         keys: list[bytes | None] = list(
-            split_column(self._data, self._key_offsets_at, count, self._key_data_at)
+            split_column(self._data, self._key_offsets_at, first, last, self._key_data_at)
         )
         if header.attributes & HAS_NULL_KEYS:
-            bits = int.from_bytes(self._data[self._validity_at :][: (count + 7) // 8], "little")
-            for index in range(count):
+            bits = int.from_bytes(self._data[self._validity_at :][: (last + 7) // 8], "little")
+            for index in range(first, last):
                 if not bits >> index & 1:
-                    keys[index] = None
+                    keys[index - first] = None
         return keys
 
 
@@ -212,10 +211,8 @@ def records_of(batch: RecordBatch) -> Iterable[Record]:
         ValueError: a column is not well formed, though its checksum holds.
     """
     values, times, keys = batch.values(), batch._timestamps(), batch._keys()
-    if len(batch) != batch.header.record_count:
-        first, last = batch._first, batch._last
-        times = times if isinstance(times, int) else times[first:last]
-        keys = None if keys is None else keys[first:last]
+    if len(batch) != batch.header.record_count and not isinstance(times, int):
+        times = times[batch._first : batch._last]
     records: Iterable[Record] = iter_records(Record, batch.base_offset, times, keys, values)
     return records
 

@@ -130,24 +130,27 @@ def join_body(
     return lowest, highest, *join_values(head, data, stop - start)
 
 
-def split_column(data: Buffer, offsets_position: int, count: int, position: int, /) -> list[bytes]:
-    """A column to values: `count` of them, offsets and bytes each at their place in `data`.
+def split_column(
+    data: Buffer, offsets_position: int, start: int, stop: int, position: int, /
+) -> list[bytes]:
+    """A column to its values from `start` to below `stop`; offsets and bytes at places in `data`.
 
     Raises:
         ValueError: the offsets don't start at 0, step back, or reach past the end of `data`.
     """
     view = memoryview(data)
-    offsets_end = offsets_position + 4 * (count + 1)
-    if min(offsets_position, count, position) < 0 or offsets_end > len(view):
+    offsets_end = offsets_position + 4 * (stop + 1)
+    is_possible = 0 <= start <= stop and min(offsets_position, position) >= 0
+    if not is_possible or offsets_end > len(view):
         raise ValueError("column reaches past the end of its batch")
-    offsets = view[offsets_position:offsets_end].cast("i").tolist()
-    size = offsets[-1]
-    if size < 0 or position + size > len(view):
+    offsets = view[offsets_position + 4 * start : offsets_end].cast("i").tolist()
+    first, last = offsets[0], offsets[-1]
+    if last < 0 or position + last > len(view):
         raise ValueError("column reaches past the end of its batch")
-    column = bytes(view[position : position + size])
     # Sorting what is sorted is one pass in C.
-    if offsets[0] != 0 or offsets != sorted(offsets):
+    if first < 0 or (first > 0 and start == 0) or offsets != sorted(offsets):
         raise ValueError("column offsets don't rise from 0")
+    column = bytes(view[position + first : position + last])
     stops = iter(offsets)
     next(stops)
     # A stream gives the next so many bytes for a third of what a slice costs, and shares `column`.

@@ -278,7 +278,7 @@ class LogReader:
         reader = self._open(segment)
         if reader is None:
             return
-        for event in reader.events(offset):
+        for event in reader.events(offset, stop):
             for part in (event.batch,) if isinstance(event, Frame) else event.parts or (event,):
                 end_offset = part.end_offset
                 if end_offset is not None and end_offset <= offset:

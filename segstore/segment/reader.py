@@ -97,15 +97,23 @@ class SegmentReader:
         reader._open()
         return reader
 
-    def events(self, offset: int, end_position: int | None = None) -> Iterator[Frame | Damage]:
+    def events(self, offset: int, stop: int | None = None) -> Iterator[Frame | Damage]:
         """Everything from the frame that holds `offset`, or shortly before, to the end.
+
+        Whoever means to leave at the offset `stop` has no more read than that takes.
 
         Raises:
             OSError: the file can't be read.
             UnsupportedFormatError: a frame is of a later format version.
         """
-        end = self.source.size() if end_position is None else end_position
-        return self._events_from(self.slot(offset), end)
+        slot = self.slot(offset)
+        first_bytes = None
+        if stop is not None and slot >= 0:
+            index = self.index
+            after = index.slot_of_offset(stop - 1 - self.base_offset) + 1
+            if slot < after < len(index):
+                first_bytes = index.position(after) - index.position(slot)
+        return self._events_from(slot, self.source.size(), first_bytes)
 
     def events_unindexed(self) -> Iterator[Frame | Damage]:
         """Everything from the first frame on, without a look at the index."""
@@ -290,14 +298,17 @@ class SegmentReader:
             index.add(*entry)
             last = entry
 
-    def _events_from(self, slot: int, end_position: int) -> Iterator[Frame | Damage]:
+    def _events_from(
+        self, slot: int, end_position: int, first_bytes: int | None = None
+    ) -> Iterator[Frame | Damage]:
         """Events from an entry; one that turns out wrong is replaced by what the data says."""
         if slot < 0:
             yield from self.scan_from(FILE_HEADER_BYTES, self.base_offset, end_position)
             return
         relative_offset, position, _ = self.index[slot]
         offset = self.base_offset + relative_offset
-        events = self.scan_from(position, offset, end_position)
+        scanner = Scanner(self.log_tag, offset, position)
+        events = scan(self.source, scanner, end_position, first_bytes)
         first = next(events, None)
         if isinstance(first, Frame) or (first is not None and first.parts):
             yield first

@@ -262,8 +262,12 @@ class _MagicSearch:
         return self._size
 
 
-def scan(source: Source, scanner: Scanner, end_position: int) -> Iterator[Frame | Damage]:
+def scan(
+    source: Source, scanner: Scanner, end_position: int, first_bytes: int | None = None
+) -> Iterator[Frame | Damage]:
     """Every event from the scanner's position to `end_position` of the plain segment.
+
+    `first_bytes` says that so many may do, and no more are read at first.
 
     Raises:
         OSError: the file can't be read.
@@ -280,6 +284,8 @@ def scan(source: Source, scanner: Scanner, end_position: int) -> Iterator[Frame 
             return
         try:
             ahead = source.ahead(scanner.position, scanner.last_frame_bytes)
+            if first_bytes is not None:
+                ahead, first_bytes = min(ahead, first_bytes), None
             wanted = min(max(ahead, scanner.wanted_bytes), left)
             data = source.read(wanted, scanner.position)
         except UnreadableError as unreadable:

@@ -13,7 +13,7 @@ from segstore.format.columns import join_column, make_records, split_column
 def test_a_column_comes_back(values):
     offsets, data = join_column(values)
     column = bytes(offsets) + data
-    assert split_column(column, 0, len(values), len(offsets)) == values
+    assert split_column(column, 0, 0, len(values), len(offsets)) == values
 
 
 @given(st.lists(st.lists(st.integers(-9, 9), max_size=4), min_size=1))
@@ -21,7 +21,7 @@ def test_wide_items_count_as_their_bytes(lists):
     values = [memoryview(array("q", items)) for items in lists]
     offsets, data = join_column(values)
     column = bytes(offsets) + data
-    found = split_column(column, 0, len(values), len(offsets))
+    found = split_column(column, 0, 0, len(values), len(offsets))
     assert found == [array("q", items).tobytes() for items in lists]
 
 
@@ -30,16 +30,25 @@ def test_a_column_is_split_only_by_offsets_that_rise_from_0(offsets, data):
     column = array("i", offsets).tobytes() + data
     is_sound = offsets[0] == 0 and offsets == sorted(offsets) and offsets[-1] <= len(data)
     if is_sound:
-        found = split_column(column, 0, len(offsets) - 1, 4 * len(offsets))
+        found = split_column(column, 0, 0, len(offsets) - 1, 4 * len(offsets))
         assert found == [data[a:b] for a, b in itertools.pairwise(offsets)]
     else:
         with pytest.raises(ValueError, match="column"):
-            split_column(column, 0, len(offsets) - 1, 4 * len(offsets))
+            split_column(column, 0, 0, len(offsets) - 1, 4 * len(offsets))
+
+
+@given(st.lists(st.binary(max_size=9)), st.data())
+def test_a_part_of_a_column_comes_alone(values, data):
+    stop = data.draw(st.integers(0, len(values)))
+    start = data.draw(st.integers(0, stop))
+    offsets, joined = join_column(values)
+    column = bytes(offsets) + joined
+    assert split_column(column, 0, start, stop, len(offsets)) == values[start:stop]
 
 
 def test_offsets_that_end_behind_the_data_are_refused():
     with pytest.raises(ValueError, match="column"):
-        split_column(b"\0\0\0\0", 0, 3, 4)
+        split_column(b"\0\0\0\0", 0, 0, 3, 4)
 
 
 @given(st.lists(st.binary(max_size=3), max_size=9), st.integers(0, 2**62))

@@ -169,9 +169,10 @@ class Fuzz:
         data = bytes(before) + struct.pack(f"<{len(offsets)}i", *offsets) + b"".join(items)
         if rng.random() < 0.3:
             data = data[: rng.randint(0, len(data))]
-        args = [before, len(items), before + 4 * len(offsets)]
+        stop = rng.randint(0, len(items))
+        args = [before, rng.randint(0, stop), stop, before + 4 * len(offsets)]
         if rng.random() < 0.4:
-            args[rng.randrange(3)] = self.number()
+            args[rng.randrange(4)] = self.number()
         # An exact allocation, so that the sanitizer sees one byte too many.
         dress = rng.choice([bytes, bytearray, memoryview, BytesSubclass])
         self.same("split_column", dress(data), *args)

@@ -46,30 +46,32 @@ numbers = st.one_of(
 
 @st.composite
 def columns(draw):
-    """(data, offsets position, count, position) of a column: whole, hurt, or nonsense."""
+    """(data, offsets position, start, stop, position) of a column: whole, hurt, or nonsense."""
     kind = draw(st.sampled_from(["whole", "hurt", "hostile"]))
     if kind == "hostile":
         data = draw(st.binary(max_size=64))
-        return _dressed(draw, data), draw(numbers), draw(numbers), draw(numbers)
+        return _dressed(draw, data), *(draw(numbers) for _ in range(4))
     items = draw(st.lists(st.binary(max_size=12), max_size=8))
     offsets = [0]
     for item in items:
         offsets.append(offsets[-1] + len(item))
     before = draw(st.integers(0, 9))
-    count = len(items)
+    stop = len(items)
+    start = draw(st.integers(0, stop))
     if kind == "hurt":
-        what = draw(st.sampled_from(["offset", "count", "cut"]))
+        what = draw(st.sampled_from(["offset", "range", "cut"]))
         if what == "offset":
-            place = draw(st.integers(0, count))
+            place = draw(st.integers(0, stop))
             offsets[place] = draw(st.integers(-(2**31), 2**31 - 1) | st.integers(-2, 60))
-        elif what == "count":
-            count += draw(st.integers(-count - 2, 5) | st.sampled_from([2**29, 2**31, 2**61]))
+        elif what == "range":
+            stop += draw(st.integers(-stop - 2, 5) | st.sampled_from([2**29, 2**31, 2**61]))
+            start = draw(st.integers(-2, 9) | st.sampled_from([start, stop, 2**61]))
     data = bytes(before) + struct.pack(f"<{len(offsets)}i", *offsets)
     position = len(data)
     data += b"".join(items) + draw(st.binary(max_size=3))
     if kind == "hurt" and what == "cut":
         data = data[: draw(st.integers(0, len(data)))]
-    return _dressed(draw, data), before, count, position
+    return _dressed(draw, data), before, start, stop, position
 
 
 def _dressed(draw, data: bytes):

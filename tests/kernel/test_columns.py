@@ -66,10 +66,10 @@ def test_join_column_is_the_same(compiled, values):
 
 @given(column=some.columns())
 @settings(max_examples=600)
-@example(column=(b"", 0, 0, 0))
-@example(column=(bytes(4), 0, 0, 4))
-@example(column=(bytes(8), 0, 2**61, 8))
-@example(column=(bytes(8), 2**63 - 1, 1, 8))
+@example(column=(b"", 0, 0, 0, 0))
+@example(column=(bytes(4), 0, 0, 0, 4))
+@example(column=(bytes(8), 0, 0, 2**61, 8))
+@example(column=(bytes(8), 2**63 - 1, 0, 1, 8))
 def test_split_column_is_the_same(compiled, column):
     same(compiled, "split_column", *column)
 
@@ -79,7 +79,7 @@ def test_a_joined_column_splits_into_its_values(compiled, values, before):
     offsets, data = compiled.join_column(values)
     whole = before + bytes(offsets) + data
     position = len(before) + len(offsets)
-    assert compiled.split_column(whole, len(before), len(values), position) == values
+    assert compiled.split_column(whole, len(before), 0, len(values), position) == values
 
 
 @given(
@@ -189,7 +189,7 @@ def test_a_joined_body_splits_into_its_values(compiled, values, data):
         blocks = range(4096, len(padded) + 4096, 4096)
         assert checks.tolist()[: len(blocks)] == [crc32c(padded[:end]) for end in blocks]
         position = covered
-    assert compiled.split_column(body, 0, len(values), position) == values
+    assert compiled.split_column(body, 0, 0, len(values), position) == values
     assert len(body) % 8 == 0
 
 
@@ -258,8 +258,8 @@ def test_a_wrong_number_of_arguments_is_a_type_error(compiled, name):
     [
         ("join_column", ([b"some value", b"other"],)),
         ("join_column", ([b"some value", "text"],)),
-        ("split_column", (bytes(4) + b"\3\0\0\0" + b"abc", 0, 1, 8)),
-        ("split_column", (bytes(4) + b"\4\0\0\0" + b"abc", 0, 1, 8)),
+        ("split_column", (bytes(4) + b"\3\0\0\0" + b"abc", 0, 0, 1, 8)),
+        ("split_column", (bytes(4) + b"\4\0\0\0" + b"abc", 0, 0, 1, 8)),
         ("make_records", (Record, 1 << 40, 1 << 50, [b"key one"], [b"value one"])),
         ("make_records", (Record, 1 << 40, [1 << 50], None, [b"value one"])),
         ("make_records", (Record, 1 << 40, [1 << 50, 2], None, [b"value one"])),
