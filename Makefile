@@ -79,9 +79,11 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 
 # pip's own log of this is also what the demo reads where the machine has no log of its own.
+# Compat mode puts the directory on the path as it is. The other one would hide segstore wherever
+# Python is started in the directory that holds the clone, if that is named segstore.
 $(VENV)/.installed: pyproject.toml $(wildcard setup.py) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --log $(VENV)/install.log \
-		--editable '.[cli]'
+		--config-settings editable_mode=compat --editable '.[cli]'
 	@touch $@
 
 $(VENV)/.dev-installed: $(VENV)/.installed

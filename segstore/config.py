@@ -7,6 +7,7 @@ text ("7d", "1h30m").
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from segstore.errors import ConfigError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT_PREFIX = "SEGSTORE_"
 SEGMENT_BYTES_MIN = 4096
+AGE_S_MAX = 10**10
 
 
 class LogConfig(NamedTuple):
@@ -150,24 +152,37 @@ def parse_age(value: "Age") -> float:
     """Seconds from a number, a timedelta or text such as "7d" or "1h30m".
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: it is none of them, could mean two things, is negative or over some 300 years.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, str):
+        seconds = _age_of_text(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
         from datetime import timedelta
 
-        if isinstance(value, timedelta):
-            return value.total_seconds()
-        raise ValueError("an age is seconds, a timedelta or text such as '7d'")
-    if isinstance(value, int | float):
-        return float(value)
-    try:
-        return float(value)
-    except ValueError:
-        from pytimeparse.timeparse import timeparse
+        if not isinstance(value, timedelta):
+            raise ValueError("an age is seconds, a timedelta or text such as '7d'")
+        seconds = value.total_seconds()
+    if not 0 <= seconds < AGE_S_MAX:
+        raise ValueError(f"{value!r} is negative or more than an age can be, some 300 years")
+    return seconds
 
-        seconds = timeparse(value)
+
+def _age_of_text(text: str) -> float:
+    with suppress(ValueError):
+        return float(text)
+    if ":" in text:
+        raise ValueError(f"{text!r} could be hours or minutes; write '1h30m' or '1m30s'")
+    from re import search
+
+    from pytimeparse.timeparse import timeparse
+
+    seconds = timeparse(text)
     if seconds is None:
-        raise ValueError(f"{value!r} is not an age such as '7d' or '1h30m'")
+        raise ValueError(f"{text!r} is not an age such as '7d' or '1h30m'")
+    if search("M(?![A-Za-z])", text):  # the parser takes it for minutes
+        raise ValueError(f"{text!r} could mean months; write 'm' for minutes, or days, as '30d'")
     return float(seconds)
 
 
@@ -183,8 +198,8 @@ def _size(low: int, high: int = 2**63 - 1) -> Callable[[Any], int]:
 
 def _age(value: Any) -> float:
     seconds = parse_age(value)
-    if not 0 < seconds < 10**10:
-        raise ValueError("an age is more than 0 and at most some 300 years")
+    if not seconds:
+        raise ValueError("it has to be more than 0")
     return seconds
 
 

@@ -44,8 +44,13 @@ class UnsupportedFormatError(SegstoreError):
     """A file is intact, but of a format version or with features this release does not know."""
 
 
+def in_words(start: int, end: int) -> str:
+    """The offsets from `start` to below `end`."""
+    return f"offsets {start} to {end - 1}" if end > start else f"no records; the next is {end}"
+
+
 class OffsetOutOfRangeError(SegstoreError, IndexError):
-    """An offset lies outside the log.
+    """An offset lies outside the log, or outside the batch that was asked for it.
 
     Attributes:
         offset: the offset asked for.
@@ -53,9 +58,9 @@ class OffsetOutOfRangeError(SegstoreError, IndexError):
         end: the log end offset, one past the last that can be read.
     """
 
-    def __init__(self, offset: int, start: int, end: int) -> None:
-        span = f"offsets {start} to {end - 1}" if end > start else f"no records; the next is {end}"
-        super().__init__(f"offset {offset} is outside the log, which holds {span}")
+    def __init__(self, offset: int, start: int, end: int, what: str = "the log") -> None:
+        held = in_words(start, end)
+        super().__init__(f"offset {offset} is outside {what}, which holds {held}")
         self.offset = offset
         self.start = start
         self.end = end

@@ -16,10 +16,12 @@ def partition_for(key: Buffer, count: int) -> int:
 
     Raises:
         ValueError: `count` is below 1.
-        TypeError: `key` is no buffer of bytes.
+        TypeError: `key` is no buffer of bytes, or `count` no int.
     """
     import mmh3
 
+    if not isinstance(count, int):
+        raise TypeError(f"the number of partitions is an int, not {type(count).__name__}")
     if count < 1:
         raise ValueError(f"there must be at least one partition, not {count}")
     if isinstance(key, str):

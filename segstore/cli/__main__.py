@@ -19,7 +19,7 @@ def main() -> None:
             raise
         print(
             f"segstore: the command line needs {error.name}, which is not installed; "
-            f"get it with: pip install 'segstore[cli]'",
+            f"get it with: pip install 'segstore[cli]', or '.[cli]' in a clone",
             file=sys.stderr,
         )
         sys.exit(USAGE_ERROR)

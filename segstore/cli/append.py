@@ -12,9 +12,9 @@ from typing import Any
 
 import rich_click as click
 
-import segstore
 from segstore.cli import output
 from segstore.cli.lines import NO_NEWLINE_KEY, LineTooLongError, split_lines
+from segstore.cli.writing import open_any
 from segstore.config import parse_size
 
 BATCH_LINES = 16_384
@@ -69,7 +69,7 @@ def append(
     first: int | None = None
     end = line_count = 0
     try:
-        with segstore.open(log, **options) as target, _progress(descriptor) as advance:
+        with open_any(log, **options) as target, _progress(descriptor) as advance:
             for batch in split_lines(lambda size: os.read(descriptor, size)):
                 lines = batch.lines
                 keys = None if batch.is_ended else [NO_NEWLINE_KEY]

@@ -87,5 +87,5 @@ def _in_words(recovery: RecoveryReport) -> str:
     if recovery.removed:
         found.append(f"{len(recovery.removed)} leftover files")
     if not found:
-        return "nothing to do" if recovery.was_clean else "not closed; nothing lost"
+        return "nothing to do" if recovery.was_clean else "not closed"
     return ", ".join(found)

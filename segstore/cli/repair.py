@@ -10,13 +10,14 @@ from segstore.cli.writing import open_existing
 
 @click.command()
 @click.argument("log", metavar="LOG")
-@click.option("--dry-run", is_flag=True, help="Change nothing, and print what would be done.")
+@click.option("--dry-run", is_flag=True, help="Repair nothing, and print what would be done.")
 @click.option("--json", "is_json", is_flag=True, help="Print a JSON object.")
 def repair(log: str, dry_run: bool, is_json: bool) -> None:
     """Make missing or damaged indexes of LOG anew, and set damaged bytes aside.
 
-    What can be read stays readable; offsets that are lost stay lost. Opening LOG recovers its end
-    first, as every writer does; with --dry-run that is all that changes.
+    What can be read stays readable; offsets that are lost stay lost. The active segment is left
+    alone until it is rolled. Opening LOG recovers its end first, as every writer does; with
+    --dry-run that is all that changes.
     """
     with open_existing(log, compression=None) as target:
         report = target.repair(dry_run=dry_run)
@@ -24,8 +25,6 @@ def repair(log: str, dry_run: bool, is_json: bool) -> None:
     if is_json:
         output.json_line({"recovery": recovery, **report._asdict()})
         return
-    for cut in recovery.cut:
-        output.line(f"cut {cut.size_bytes} torn bytes from {cut.path}, kept in {cut.set_aside}")
     for name in report.indexes:
         output.line(f"{'would make' if dry_run else 'made'} {name} anew")
     for lost in report.lost:
@@ -36,5 +35,7 @@ def repair(log: str, dry_run: bool, is_json: bool) -> None:
         )
     for path in report.set_aside:
         output.line(f"kept the damaged bytes in {path}")
-    if not (recovery.cut or report.indexes or report.lost):
-        output.line("nothing to repair")
+    if not (report.indexes or report.lost):
+        output.line(
+            "nothing to repair in the sealed segments; `segstore roll` seals the active one"
+        )

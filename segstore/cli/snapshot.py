@@ -6,6 +6,7 @@ import rich_click as click
 
 import segstore
 from segstore.cli import output
+from segstore.errors import in_words
 
 
 @click.command()
@@ -23,6 +24,6 @@ def snapshot(log: str, target: str, is_json: bool) -> None:
         output.json_line(report)
         return
     output.line(
-        f"{report.path}: offsets {report.start_offset} to {report.end_offset - 1}, "
+        f"{report.path}: {in_words(report.start_offset, report.end_offset)}, "
         f"{report.linked_count} files linked, {report.copied_bytes} bytes copied"
     )

@@ -23,14 +23,17 @@ from segstore.cli.writing import open_existing
               help="Remove the oldest while the log has more records.")  # fmt: skip
 @click.option("--wait-for-consumers", "retention_waits_for_consumers", is_flag=True,
               help="Keep what a registered consumer has not committed.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Change nothing, and print what would go.")
+@click.option("--dry-run", is_flag=True, help="Remove nothing, and print what would go.")
 @click.option("--json", "is_json", is_flag=True, help="Print a JSON object.")
 def sweep(log: str, dry_run: bool, is_json: bool, **policies: Any) -> None:
     """Remove the sealed segments of LOG that the policies let go, oldest first.
 
     Only whole sealed segments go. Policies can also come from SEGSTORE_RETENTION_AGE and the like.
     """
-    given = {name: value for name, value in policies.items() if value}
+    # A flag that was not given must not stand above the environment.
+    given = {
+        name: value for name, value in policies.items() if value is not None and value is not False
+    }
     with open_existing(log, **given) as target:
         report = target.sweep(dry_run=dry_run)
     if is_json:

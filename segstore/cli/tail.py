@@ -8,6 +8,7 @@ import segstore
 from segstore.cli import output
 from segstore.cli.lines import as_line, join_lines
 from segstore.cli.reading import DamageTally, as_json, json_lines
+from segstore.cli.times import age_option
 
 FAILED = 1
 
@@ -17,7 +18,7 @@ FAILED = 1
 @click.option("-n", "--count", type=click.IntRange(min=0), default=10, show_default=True,
               help="Begin with so many of the last records.")  # fmt: skip
 @click.option("-f", "--follow", "is_following", is_flag=True, help="Go on as records come.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS",
+@click.option("--timeout", type=age_option, metavar="AGE",
               help="With -f: end when nothing came for so long.")  # fmt: skip
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object a line.")
 @click.pass_context

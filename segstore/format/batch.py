@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from struct import unpack_from
 from typing import NamedTuple
 
+from segstore.errors import OffsetOutOfRangeError
 from segstore.format.checksum import crc32c
 from segstore.format.framelayout import (
     BLOCK_BYTES,
@@ -151,8 +152,11 @@ class RecordBatch:
         """The one record at `offset`, without making the others.
 
         Raises:
+            OffsetOutOfRangeError: it is not one of the batch.
             ValueError: a column is not well formed, though its checksum holds.
         """
+        if not self.base_offset <= offset < self.end_offset:
+            raise OffsetOutOfRangeError(offset, self.base_offset, self.end_offset, "the batch")
         header, data = self.header, self._data
         index = offset - header.base_offset
         value = column_item(data, index, FRAME_HEADER_BYTES, self._values_at, len(data))

@@ -87,7 +87,7 @@ def consumer_file(consumer: str) -> str:
     Raises:
         ValueError: `consumer` is not a valid name.
     """
-    if not _is_consumer_name(consumer):
+    if not isinstance(consumer, str) or not _is_consumer_name(consumer):
         raise ValueError(
             f"{consumer!r} is no consumer name: use 1 to 100 ASCII letters, digits, '.', '_' or "
             f"'-', starting with a letter or digit"

@@ -18,7 +18,7 @@ from segstore.errors import (
 from segstore.format.batch import Record
 from segstore.format.fileheader import KIND_CONSUMER, FileHeader
 from segstore.format.names import consumer_file, parse_consumer_file
-from segstore.log.reading import LogReader
+from segstore.log.reading import LogReader, checked_int
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.doorbell import Doorbell
 
@@ -29,8 +29,8 @@ class ConsumerInfo(NamedTuple):
     Attributes:
         name: its name.
         committed: its committed offset: the first it has not processed.
-        lag: how many records it has not processed.
-        lost_count: how many records retention took before it had processed them.
+        lag: how many records it has not committed (`Consumer.lag` counts from its position).
+        lost_count: how many records retention took before it had committed them, in all.
     """
 
     name: str
@@ -147,7 +147,7 @@ class Consumer:
             LogClosedError: the consumer was closed.
         """
         self._check_open()
-        value = self._position if offset is None else offset
+        value = self._position if offset is None else checked_int(offset)
         view = self._reader.view
         if not 0 <= value <= max(view.end_offset(), self._position):
             raise OffsetOutOfRangeError(value, view.start_offset(), view.end_offset())

@@ -19,9 +19,11 @@ from segstore.errors import (
     ConsumerLockedError,
     LogClosedError,
     LogNotFoundError,
+    OffsetOutOfRangeError,
     ReadOnlyError,
     SegstoreError,
     StorageError,
+    in_words,
 )
 from segstore.format import checksum, kernel
 from segstore.format.batch import Record, RecordBatch
@@ -31,8 +33,8 @@ from segstore.format.names import consumer_file
 from segstore.log.compression import Compressor
 from segstore.log.lock import leave_lock, take_lock
 from segstore.log.maintenance import Maintenance
-from segstore.log.opening import lost_ranges, report_of
-from segstore.log.reading import LogReader, OnDamage
+from segstore.log.opening import lost_ranges, report_of, torn
+from segstore.log.reading import LogReader, OnDamage, checked_int
 from segstore.log.report import RecoveryReport, SegmentInfo, Stats
 from segstore.log.retention import RetentionSweeper
 from segstore.log.starting import start_writer, truncate
@@ -176,7 +178,9 @@ class Log:
             found = view.found
             self._log_id = found.log_id
             self._bell = Doorbell.open(disk)
-            self._recovery = report_of(found, [], lost_ranges(disk, found), [], view.end_offset())
+            self._recovery = report_of(
+                found, torn(disk, found), lost_ranges(disk, found), [], view.end_offset()
+            )
         self._reader = LogReader(view)
         _OPEN_LOGS.add(self)
         if mode == "a" and config.background:
@@ -309,8 +313,8 @@ class Log:
     def maintain(self) -> None:
         """Do now what the background thread does every so often.
 
-        That is: sync, roll by age, seal, compress if `compression` is set, sweep if there is a
-        retention policy.
+        That is: sync, roll by age, seal, sweep if there is a retention policy, compress if
+        `compression` is set. Retention so counts plain bytes of what was not compressed yet.
 
         Raises:
             StorageError, SyncFailedError, ReadOnlyError, LogClosedError: as for `append`.
@@ -401,11 +405,15 @@ class Log:
 
         Raises:
             OffsetOutOfRangeError: `after` is outside the log.
+            TypeError: it is not an int.
             StorageError, SyncFailedError, ReadOnlyError, LogClosedError: as for `append`.
         """
         writer = self._appending()
         with self._housekeeping, _storage_errors("the log can't be truncated"):
-            end_offset = self._reading().bounds(after + 1, None).start
+            view = self._view()
+            start, end_offset = view.start_offset(), checked_int(after) + 1
+            if not start <= end_offset <= view.end_offset():
+                raise OffsetOutOfRangeError(after, start, view.end_offset())
             writer.sync()
             with writer.exclusively():
                 if writer.end_offset > end_offset:
@@ -459,7 +467,7 @@ class Log:
         return reader.batches(reader.bounds(start, stop), errors)
 
     def __getitem__(self, offset: int) -> Record:
-        if not isinstance(offset, int):
+        if type(offset) is not int and (isinstance(offset, bool) or not isinstance(offset, int)):
             raise TypeError(
                 f"log[...] takes one offset, not {type(offset).__name__}; read(start, stop) reads "
                 f"a range"
@@ -582,7 +590,12 @@ class Log:
         end, start = view.end_offset(), view.start_offset()
         with _storage_errors("the consumers can't be read"):
             return tuple(
-                ConsumerInfo(name, committed, max(0, end - max(committed, start)), lost)
+                ConsumerInfo(
+                    name,
+                    committed,
+                    max(0, end - max(committed, start)),
+                    lost + max(0, start - committed),
+                )
                 for name, (committed, lost) in sorted(registered(self._disk).items())
             )
 
@@ -657,6 +670,12 @@ class Log:
         infos = []
         for number, segment in enumerate(catalog.segments):
             stamp = segment.stamp
+            times: tuple[int | None, int | None] = None, None
+            # Of a segment in which nothing can be read both are as they were to begin with, and the
+            # stamp of one that was opened again may not know the first.
+            if stamp is not None and stamp.min_timestamp <= stamp.max_timestamp:
+                first = None if stamp.min_timestamp == NO_MAX else stamp.min_timestamp
+                times = first, stamp.max_timestamp
             end = catalog.end_offset(number)
             state: Literal["active", "sealed", "compressed"] = "active"
             if segment.is_compressed:
@@ -674,9 +693,7 @@ class Log:
                     state,
                     size,
                     size if stamp is None else stamp.raw_bytes,
-                    # The stamp of a segment that was opened again may not know it.
-                    None if stamp is None or stamp.min_timestamp == NO_MAX else stamp.min_timestamp,
-                    None if stamp is None else stamp.max_timestamp,
+                    *times,
                     os.path.join(self.path, segment.data_name),
                 )
             )
@@ -691,7 +708,7 @@ class Log:
         """
         from segstore.log.verify import verify
 
-        return verify(self._view())
+        return verify(self._view(), self._recovery.cut if self._mode == "r" else ())
 
     def stats(self) -> Stats:
         """Counters and facts of this handle."""
@@ -758,7 +775,7 @@ class Log:
     def __repr__(self) -> str:
         if self._is_closed:
             return f"<segstore.Log {self.path!r}, closed>"
-        return f"<segstore.Log {self.path!r}, offsets {self.start_offset} to {self.end_offset - 1}>"
+        return f"<segstore.Log {self.path!r}, {in_words(self.start_offset, self.end_offset)}>"
 
     def _compress_in_bites(self) -> None:
         """One segment at a time, so that no sync, seal or sweep is far behind its time.

@@ -22,7 +22,7 @@ from segstore.format.fileheader import (
     decode_file_header,
     log_tag,
 )
-from segstore.format.names import START, TAIL
+from segstore.format.names import RAW_INDEX_SUFFIX, RAW_SUFFIX, START, TAIL, segment_file
 from segstore.format.scanner import Frame, readable
 from segstore.log.report import CutTail, LostRange, RecoveryReport
 from segstore.log.truncation import pending_truncation
@@ -30,7 +30,7 @@ from segstore.segment.aside import free_name, set_aside
 from segstore.segment.catalog import Catalog, Segment, list_segments
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.reader import SegmentReader
-from segstore.segment.recovery import Finding, Plan, ScannedSegment, Verdict, plan, scan_segment
+from segstore.segment.recovery import Plan, ScannedSegment, Verdict, plan, scan_segment
 from segstore.segment.tail import FRAMES_POSITION, Staged, Tail, TailReader, stray_offset
 
 # Without any of these errors the file system can allocate; with them small appends do without.
@@ -210,7 +210,7 @@ def lost_ranges(disk: Disk, found: Found) -> list[LostRange]:
     start_offset = found.start_offset
     return _missing(disk, found) + [
         LostRange(
-            _path(disk, finding),
+            _path(disk, finding.base_offset),
             finding.damage.position,
             finding.offsets[max(0, start_offset - finding.offsets.start) :],
             finding.damage.reason,
@@ -237,9 +237,8 @@ def _missing(disk: Disk, found: Found) -> list[LostRange]:
     return lost
 
 
-def _path(disk: Disk, finding: Finding) -> str:
-    segment = Segment(finding.base_offset, False, 0, None)
-    return os.path.join(disk.path, segment.data_name)
+def _path(disk: Disk, base_offset: int) -> str:
+    return os.path.join(disk.path, segment_file(base_offset, RAW_SUFFIX))
 
 
 def clear(disk: Disk, found: Found) -> list[str]:
@@ -260,45 +259,60 @@ def clear(disk: Disk, found: Found) -> list[str]:
     return gone
 
 
+def torn(disk: Disk, found: Found) -> list[CutTail]:
+    """What of the segments the plan calls torn, and is to be cut; not set aside yet."""
+    cuts: list[CutTail] = []
+    reason = found.plan.findings[-1].damage.reason if found.plan.findings else ""
+    if found.plan.cut is not None:
+        path = _path(disk, found.plan.findings[-1].base_offset)
+        # Of the segment that is kept last: what is cut from it is its end.
+        size_bytes = found.scanned[found.plan.keep - 1].size_bytes
+        position = found.plan.cut.position
+        cuts.append(CutTail(path, position, size_bytes - position, reason, None))
+    for scanned in found.scanned[found.plan.keep :]:
+        is_torn = found.plan.findings[-1].base_offset == scanned.state.base_offset
+        why = reason if is_torn else f"follows a torn write: {reason}"
+        path = _path(disk, scanned.state.base_offset)
+        cuts.append(CutTail(path, 0, scanned.size_bytes, why, None))
+    return cuts
+
+
 def cut_torn(disk: Disk, found: Found) -> list[CutTail]:
     """Set aside and cut what the plan calls torn; what was cut.
 
     Raises:
         OSError: a step failed; opening again goes on from there.
     """
-    cuts: list[CutTail] = []
-    reason = found.plan.findings[-1].damage.reason if found.plan.findings else ""
+    cuts = torn(disk, found)
     # From the end, so that an interruption never leaves a hole before a segment.
-    for scanned in reversed(found.scanned[found.plan.keep :]):
-        segment = Segment(scanned.state.base_offset, False, 0, None)
-        name = segment.data_name
-        kept = free_name(disk, name, 0)
-        disk.rename(name, kept)
-        if disk.size_of(segment.index_name) is not None:
-            disk.unlink(segment.index_name)
-        disk.sync_directory()
-        is_torn = found.plan.findings[-1].base_offset == scanned.state.base_offset
-        why = reason if is_torn else f"follows a torn write: {reason}"
-        path, kept_path = os.path.join(disk.path, name), os.path.join(disk.path, kept)
-        cuts.append(CutTail(path, 0, scanned.size_bytes, why, kept_path))
-    if found.plan.cut is not None:
-        segment = Segment(found.plan.findings[-1].base_offset, False, 0, None)
-        cuts.append(_cut_file(disk, segment.data_name, found.plan.cut.position, reason))
-    return cuts[::-1]
+    for number in reversed(range(len(cuts))):
+        name = os.path.basename(cuts[number].path)
+        position = cuts[number].position
+        kept = _cut_file(disk, name, position) if position else _put_aside(disk, name)
+        cuts[number] = cuts[number]._replace(set_aside=os.path.join(disk.path, kept))
+    return cuts
 
 
-def _cut_file(disk: Disk, name: str, position: int, reason: str) -> CutTail:
+def _put_aside(disk: Disk, name: str) -> str:
+    """A whole segment that goes."""
+    kept = free_name(disk, name, 0)
+    disk.rename(name, kept)
+    index_name = name.removesuffix(RAW_SUFFIX) + RAW_INDEX_SUFFIX
+    if disk.size_of(index_name) is not None:
+        disk.unlink(index_name)
+    disk.sync_directory()
+    return kept
+
+
+def _cut_file(disk: Disk, name: str, position: int) -> str:
     file = disk.open(name, write=True)
     try:
-        size_bytes = file.size() - position
-        kept = set_aside(disk, name, position, file.read(size_bytes, position))
+        kept = set_aside(disk, name, position, file.read(file.size() - position, position))
         file.truncate(position)
         file.sync()
     finally:
         file.close()
-    return CutTail(
-        os.path.join(disk.path, name), position, size_bytes, reason, os.path.join(disk.path, kept)
-    )
+    return kept
 
 
 def set_stray_aside(disk: Disk, found: Found, end_offset: int) -> CutTail | None:

@@ -87,8 +87,8 @@ class LogReader:
             TypeError: one of them is not an int.
         """
         first, end = self.view.start_offset(), self.view.end_offset()
-        start = first if start is None else _checked_int(start)
-        stop = end if stop is None else _checked_int(stop)
+        start = first if start is None else checked_int(start)
+        stop = end if stop is None else checked_int(stop)
         if not first <= start <= end:
             raise OffsetOutOfRangeError(start, first, end)
         if stop < 0:
@@ -143,10 +143,10 @@ class LogReader:
         # With the epoch as it was before the rest, so that a batch which another thread read before
         # offsets were given out again can't answer for the new ones.
         epoch, first, end, written_end, catalog = self.view.glance()
-        if not first <= offset < end:
-            raise OffsetOutOfRangeError(offset, first, end)
         if self.refusal is not None:
             raise self.refusal
+        if not first <= offset < end:
+            raise OffsetOutOfRangeError(offset, first, end)
         if epoch != self._epoch:
             epoch, catalog = self._look()
         last_epoch, batch = self._last
@@ -318,10 +318,12 @@ class LogReader:
             return lost.stop
         catalog = self.catalog()
         number = catalog.find(lost.start)
-        name = catalog.segments[number].data_name if number >= 0 else "the log"
+        path = self.view.disk.path
+        if number >= 0:
+            path = f"{path}/{catalog.segments[number].data_name}"
         reason = "no file holds these offsets" if missing is None else missing.reason
         position = 0 if missing is None else missing.position
-        raise CorruptionError(f"{self.view.disk.path}/{name}", position, lost, reason)
+        raise CorruptionError(path, position, lost, reason)
 
     def _check_start(self, offset: int, stop: int) -> None:
         start = self.view.start_offset()
@@ -386,7 +388,12 @@ class LogReader:
         return self._segments.get(segment)
 
 
-def _checked_int(offset: int) -> int:
+def checked_int(offset: int) -> int:
+    """An offset as it is.
+
+    Raises:
+        TypeError: it is not an int.
+    """
     if not isinstance(offset, int) or isinstance(offset, bool):
         raise TypeError(f"an offset is an int, not {type(offset).__name__}")
     return offset

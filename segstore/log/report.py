@@ -33,14 +33,14 @@ class CutTail(NamedTuple):
         position: where.
         size_bytes: how many.
         reason: why they are no records.
-        set_aside: the file that keeps them.
+        set_aside: the file that keeps them; None for a reader, which cuts nothing.
     """
 
     path: str
     position: int
     size_bytes: int
     reason: str
-    set_aside: str
+    set_aside: str | None
 
 
 class LostRange(NamedTuple):
@@ -63,8 +63,9 @@ class RecoveryReport(NamedTuple):
     """What opening found and did.
 
     Attributes:
-        was_clean: the log had been closed, and nothing had to be done.
-        cut: what was cut from the end, and where it is kept.
+        was_clean: nothing had to be done, as after a close.
+        cut: what was cut from the end, and where it is kept. In mode "r": what of the segments the
+            next writer will cut, unless one is at work, of which it may be a write under way.
         lost: damage found in what was checked; `verify` checks everything.
         from_tail: how many records came out of the tail.
         removed: names of leftovers of interrupted steps that were removed.

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
-from segstore.format.names import is_known
+from segstore.disk import Disk
+from segstore.format.fileheader import KIND_CONSUMER, KIND_START
+from segstore.format.names import START, is_known, parse_consumer_file
 from segstore.format.scanner import Damage, readable
-from segstore.log.report import LostRange, VerifyReport
+from segstore.log.report import CutTail, LostRange, VerifyReport
 from segstore.log.view import LogView
 from segstore.segment.catalog import Segment
+from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.reader import SegmentReader
 
 
-def verify(view: LogView) -> VerifyReport:
+def verify(view: LogView, torn: Sequence[CutTail] = ()) -> VerifyReport:
     """Read the whole log through the one scanner, without trusting any index.
+
+    `torn` is what a reader found at the end that the next writer will cut.
 
     Raises:
         OSError: a file can't be read.
@@ -25,10 +31,10 @@ def verify(view: LogView) -> VerifyReport:
     catalog = view.catalog
     record_count = size_bytes = 0
     lost: list[LostRange] = []
-    notes = [
-        f"{name!r} is not a file of a log; it is left alone"
-        for name in sorted(view.disk.names())
-        if not is_known(name)
+    notes = _notes(view.disk) + [
+        f"{cut.size_bytes} bytes at byte {cut.position} of {os.path.basename(cut.path)} are no "
+        f"records: {cut.reason}; the next writer sets them aside, unless it is writing them now"
+        for cut in torn
     ]
     start_offset = view.start_offset()
     expected = start_offset
@@ -42,6 +48,11 @@ def verify(view: LogView) -> VerifyReport:
         limit = written_end if end is None else end
         opened = _open(view, segment)
         if opened is None:
+            # Retention moves the start first, and a truncation the end.
+            start = max(expected, segment.base_offset, view.start_offset())
+            missing = range(start, min(limit, view.written_end()))
+            if missing:
+                lost.append(LostRange(path, 0, missing, "the file is missing"))
             expected = max(expected, limit)
             continue
         segment, reader = opened
@@ -90,8 +101,34 @@ def verify(view: LogView) -> VerifyReport:
     )
 
 
+def _notes(disk: Disk) -> list[str]:
+    """What of the files beside the segments is odd."""
+    notes = []
+    for name in sorted(disk.names()):
+        consumer = parse_consumer_file(name)
+        if not is_known(name):
+            notes.append(f"{name!r} is not a file of a log; it is left alone")
+        elif name == START and _is_damaged(disk, name, KIND_START):
+            notes.append(f"{name} is damaged; the log starts where its first file does")
+        elif consumer is not None and _is_damaged(disk, name, KIND_CONSUMER):
+            notes.append(f"{name} is damaged; where consumer {consumer!r} was is not known")
+    return notes
+
+
+def _is_damaged(disk: Disk, name: str, kind: bytes) -> bool:
+    if not disk.size_of(name):  # being made
+        return False
+    try:
+        file = CheckpointFile.open(disk, name, kind, write=False)
+    except FileNotFoundError:  # a consumer that was removed since the listing
+        return False
+    if file is not None:
+        file.close()
+    return file is None
+
+
 def _open(view: LogView, segment: Segment) -> tuple[Segment, SegmentReader] | None:
-    """A segment as it is by now, opened; None if it was deleted, which is no damage."""
+    """A segment as it is by now, opened; None if it is not there."""
     try:
         return segment, view.open_segment(segment)
     except FileNotFoundError:
@@ -108,7 +145,7 @@ def _open(view: LogView, segment: Segment) -> tuple[Segment, SegmentReader] | No
 def _header_notes(segment: Segment, reader: SegmentReader) -> list[str]:
     if reader.has_intact_header():
         return []
-    return [f"the header of {segment.data_name} is damaged; its records are not affected"]
+    return [f"the header of {segment.data_name} is damaged, which costs no record"]
 
 
 def _staged(view: LogView, offset: int) -> int:

@@ -1,6 +1,6 @@
 """Hypothesis strategies: records as segstore takes them, and what may go wrong under a log.
 
-They need `pip install 'segstore[testing]'`, as the conformance tests do.
+They need the extra `testing`, as the conformance tests do.
 """
 
 from __future__ import annotations

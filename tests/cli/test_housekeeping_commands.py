@@ -20,6 +20,8 @@ OPTIONS = {
     "background": False,
 }
 
+NOTHING = b"nothing to repair in the sealed segments; `segstore roll` seals the active one\n"
+
 
 @pytest.fixture
 def values():
@@ -311,7 +313,7 @@ def test_consumers_are_listed_and_removed(cli, path):
 
 def test_repair_has_nothing_to_do_on_an_intact_log(cli, path):
     before = files_of(path)
-    assert cli("repair", "log").stdout == b"nothing to repair\n"
+    assert cli("repair", "log").stdout == NOTHING
     assert files_of(path) == before
 
 
@@ -333,7 +335,7 @@ def test_repair_makes_lost_indexes_anew(cli, path, values):
     assert files_of(path) == before
     did = cli("repair", "log").stdout.decode().splitlines()
     assert did == [f"made {name} anew" for name in named]
-    assert cli("repair", "log").stdout == b"nothing to repair\n"
+    assert cli("repair", "log").stdout == NOTHING
     assert cli("cat", "log").stdout == lines(values)
     verdict = cli("verify", "log").stdout
     assert verdict.startswith(b"intact")
@@ -360,7 +362,7 @@ def test_repair_sets_damage_aside_and_keeps_the_rest(cli, path, values):
     assert readable == lines(kept)
     assert cli("cat", "log", expect=1).stdout == lines(kept)
     cli("get", "log", gone[0], expect=1)
-    assert cli("repair", "log").stdout == b"nothing to repair\n"
+    assert cli("repair", "log").stdout == NOTHING
 
 
 # snapshot
@@ -428,3 +430,54 @@ def test_commands_that_change_a_log_make_none_where_there_is_none(cli, tmp_path,
     options = {"trim": ["0"], "consumers": ["--remove", "x"]}.get(command, [])
     cli(command, "nowhere", *options, expect=1)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_limit_of_0_on_the_command_line_counts(cli, path, monkeypatch):
+    assert b"0 segments" not in cli("sweep", "log", "--size", 0, "--dry-run").stdout
+    assert b"0 segments" in cli("sweep", "log", "--dry-run").stdout
+    monkeypatch.setenv("SEGSTORE_RETENTION_SIZE", "1GiB")
+    assert b"0 segments" not in cli("sweep", "log", "--size", 0, "--dry-run").stdout
+
+
+@pytest.mark.parametrize("age", ["6M", "nan", "inf", "1000000000w", "-1h", "1:30"])
+def test_an_age_that_is_none_is_wrong_usage(cli, path, age):
+    cli("cat", "log", f"--since={age}", expect=2)
+    cli("sweep", "log", f"--age={age}", expect=2)
+    cli("tail", "log", "-f", f"--timeout={age}", expect=2)
+
+
+def test_what_the_next_writer_cuts_is_said_before_and_then(cli, path):
+    segment = max(path.glob("*.log"))
+    with open(segment, "ab") as file:
+        file.write(b"x" * 80)
+    (cut,) = json.loads(cli("info", "log", "--json").stdout)["recovery"]["cut"]
+    assert (cut["path"], cut["size_bytes"], cut["set_aside"]) == (f"log/{segment.name}", 80, None)
+    assert b"80 bytes to cut from the end" in cli("info", "log").stdout
+    verified = cli("verify", "log").stdout
+    assert b"note: 80 bytes at byte" in verified
+    assert b"\nintact" in verified
+    assert segment.read_bytes().endswith(b"x" * 80)
+    done = cli("sweep", "log", "--dry-run")
+    assert b"80 bytes at byte" in done.stderr
+    assert b".aside" in done.stderr
+    assert json.loads(cli("info", "log", "--json").stdout)["recovery"]["was_clean"]
+
+
+def test_damage_that_opening_finds_is_said_by_whoever_writes(cli, path, values):
+    victim = sorted(path.glob("*.log"))[3]
+    lost = json.loads(cli("segments", "log", "--json").stdout)[3]
+    victim.unlink()
+    said = cli("append", "log", "-", stdin=b"more\n").stderr.decode()
+    assert f"offsets {lost['base_offset']}..{lost['end_offset'] - 1} can't be read" in said
+
+
+def test_a_segment_without_a_readable_frame_has_no_times(cli, path):
+    victim = max(path.glob("*.log"))
+    data = bytearray(victim.read_bytes())
+    data[64:] = bytes(byte ^ 0xFF for byte in data[64:])
+    victim.write_bytes(data)
+    cli("roll", "log")
+    found = json.loads(cli("segments", "log", "--json").stdout)
+    (segment,) = [one for one in found if one["base_offset"] == int(victim.stem)]
+    assert segment["min_timestamp"] is None
+    assert segment["max_timestamp"] is None

@@ -225,3 +225,13 @@ def test_extreme_timestamps_come_back(timestamp):
 def test_zeros_are_never_a_frame():
     assert isinstance(decode_frame(memoryview(bytes(4096)), 0, None), Invalid)
     assert bytes(4) != FRAME_MAGIC_BYTES
+
+
+@given(batches(), st.integers(-3, 40), st.integers(-3, 40), st.integers(-3, 2**70))
+def test_a_batch_has_only_the_records_of_its_offsets(batch, start, stop, offset):
+    found = decode(encode(batch)).slice(start, stop)
+    if found.base_offset <= offset < found.end_offset:
+        assert found.record(offset).offset == offset
+    else:
+        with pytest.raises(IndexError, match="outside the batch"):
+            found.record(offset)

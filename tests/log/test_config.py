@@ -39,13 +39,18 @@ def test_what_is_no_size_is_refused(text):
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [(5, 5.0), (0.5, 0.5), ("5", 5.0), ("7d", 604800.0), ("1h30m", 5400.0),
-     (timedelta(days=1), 86400.0), ("90 seconds", 90.0)],
+     (timedelta(days=1), 86400.0), ("90 seconds", 90.0), ("6m", 360.0), ("6 Minutes", 360.0),
+     (0, 0.0)],
 )  # fmt: skip
 def test_ages_are_taken_in_every_form(text, seconds):
     assert parse_age(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "7x", True, None, [1]])
+@pytest.mark.parametrize(
+    "text",
+    ["", "soon", "7x", True, None, [1], "nan", "inf", "1000000000w", "-1h", -1, timedelta(days=-1),
+     "6M", "1h30M", "6 M", "1:30"],
+)  # fmt: skip
 def test_what_is_no_age_is_refused(text):
     with pytest.raises(ValueError, match=r"."):
         parse_age(text)
