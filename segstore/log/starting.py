@@ -24,7 +24,7 @@ from segstore.log.opening import (
 )
 from segstore.log.report import RecoveryReport
 from segstore.log.startoffset import StartOffset
-from segstore.log.truncation import begin_truncation, finish_truncation
+from segstore.log.truncation import begin_truncation, finish_truncation, may_be_pending
 from segstore.log.writer import UNSEALED_COUNT_MAX, LogWriter
 from segstore.segment.doorbell import Doorbell
 from segstore.segment.recovery import ScannedSegment, scan_segment
@@ -131,8 +131,10 @@ def truncate(
             everything, and opening the log again carries the truncation out.
     """
     writer, tail, log_id = started.writer, started.tail, started.log_id
-    begin_truncation(disk, log_id, created, end_offset)
+    has_begun = False
     try:
+        begin_truncation(disk, log_id, created, end_offset)
+        has_begun = True
         writer.manager.close()
         finish_truncation(disk, tail)
         found = find(disk, write=True, index_interval_bytes=index_interval_bytes, tail=tail)
@@ -142,13 +144,15 @@ def truncate(
         _take_over(disk, found, writer.manager, log_id, created, end_offset, durable_offset)
         writer.rewind(end_offset)
     except BaseException as error:
-        writer.fail(
-            StorageError(
-                getattr(error, "errno", errno.EINTR),
-                f"a truncation to offset {end_offset} was committed and could not be carried out "
-                f"({error!r}); close the log and open it again, which does",
+        # Its file may have its name although the sync behind that failed.
+        if has_begun or may_be_pending(disk):
+            writer.fail(
+                StorageError(
+                    getattr(error, "errno", errno.EINTR),
+                    f"a truncation to offset {end_offset} was committed and could not be carried "
+                    f"out ({error!r}); close the log and open it again, which does",
+                )
             )
-        )
         raise
 
 

@@ -33,7 +33,7 @@ def begin_truncation(disk: Disk, log_id: bytes, created: int, end_offset: int) -
     """Commit to cutting the log back to `end_offset`.
 
     Raises:
-        OSError: it can't be written; nothing has changed.
+        OSError: it can't be written; nothing has changed unless `may_be_pending`.
     """
     header = FileHeader(KIND_TRUNCATE, 0, log_id, created)
     CheckpointFile.create(disk, TRUNCATE, header, end_offset).close()
@@ -51,6 +51,14 @@ def pending_truncation(disk: Disk) -> int | None:
     end_offset = checkpoint.current.value
     checkpoint.close()
     return end_offset
+
+
+def may_be_pending(disk: Disk) -> bool:
+    """Whether the next opening may carry a truncation out."""
+    try:
+        return disk.size_of(TRUNCATE) is not None
+    except OSError:
+        return True
 
 
 def finish_truncation(disk: Disk, tail: Tail | None) -> bool:

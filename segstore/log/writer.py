@@ -91,6 +91,8 @@ class LogWriter:
         self._append_lock = threading.Lock()
         self._failure: SegstoreError | None = None
         self._is_halfway = False
+        # Something was stored or written, and what is known here does not say so yet.
+        self._is_unsettled = False
         self._process_id = os.getpid()
         self._durable_offset = durable_offset
         self.written_end = next_offset
@@ -224,6 +226,7 @@ class LogWriter:
             )
             self._write(frames)
             self.buffer.next_offset = self.written_end
+            self._is_unsettled = False
 
     def drain(self) -> int:
         """Write what is staged in the tail to the active segment; the end offset reached.
@@ -267,10 +270,14 @@ class LogWriter:
         """
         with self._append_lock, self._gate:
             self._drain()
+            self._is_unsettled = True
             try:
-                return self.manager.roll()
+                is_new = self.manager.roll()
             except OSError as error:
+                self._is_unsettled = False
                 raise self._storage_error(error, "a new segment can't be created") from error
+            self._is_unsettled = False
+            return is_new
 
     def seal_rolled(self) -> int:
         """Seal the segments that were rolled; how many there were.
@@ -394,19 +401,22 @@ class LogWriter:
             if not buffer.has_room(size):
                 self._drain()
             if buffer.has_room(size):
-                buffer.store(frames[0].to_bytes())
+                frame = frames[0].to_bytes()
+                times = [timestamps] * len(values) if isinstance(timestamps, int) else timestamps
+                self._is_unsettled = True
+                buffer.store(frame)
                 if keys is not None:
                     first = len(buffer.values)
                     found = enumerate(keys, first)
                     self._staged_keys.update((i, key) for i, key in found if key is not None)
-                if isinstance(timestamps, int):
-                    timestamps = [timestamps] * len(values)
-                buffer.stage(values, list(timestamps))
+                buffer.stage(values, list(times))
                 buffer.next_offset += len(values)
+                self._is_unsettled = False
                 return
         self._drain()
         self._write(frames)
         buffer.next_offset = self.written_end
+        self._is_unsettled = False
 
     def _drain(self) -> None:
         buffer = self.buffer
@@ -419,6 +429,7 @@ class LogWriter:
         self._write(frames)
         self._staged_keys = {}
         self._restart_tail()
+        self._is_unsettled = False
 
     def _restart_tail(self) -> None:
         """Empty the tail, and let it take no more than the active segment still has room for.
@@ -431,8 +442,12 @@ class LogWriter:
         buffer.limit = min(self._tail_bytes, FRAMES_POSITION + room)
 
     def _write(self, frames: list[EncodedFrame]) -> None:
-        """Frames to the segments; then, and not before, tell other processes of them."""
+        """Frames to the segments; then, and not before, tell other processes of them.
+
+        Whoever calls says when it is settled.
+        """
         append_time = self.buffer.append_time
+        self._is_unsettled = True
         try:
             self.manager.write(frames, append_time)
         except SegmentBrokenError as error:
@@ -442,6 +457,7 @@ class LogWriter:
             )
             raise self._failure from error
         except OSError as error:
+            self._is_unsettled = False
             raise self._storage_error(error, "the records can't be written") from error
         last = frames[-1]
         self.written_end = last.base_offset + last.record_count
@@ -600,8 +616,13 @@ class _Gate:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None or issubclass(kind, Exception):
+            writer = self._writer
+            if writer._is_unsettled and writer._failure is None:
+                # A RecursionError or a MemoryError, for two.
+                writer._is_halfway = True
+                writer.fail(_interrupted())
             self.is_entered = False
-            self._writer.buffer.is_open = self._writer._failure is None
+            writer.buffer.is_open = writer._failure is None
 
 
 def _interrupted() -> StorageError:

@@ -16,8 +16,10 @@ import segstore
 OPTIONS: dict[str, Any] = {"background": False, "segment_size": 4096, "batch_size": 1024}
 
 
-def interrupted(call: Callable[[], object], step: int) -> bool:
-    """Whether the call has that many steps; Ctrl-C comes at that one.
+def interrupted(
+    call: Callable[[], object], step: int, error: type[BaseException] = KeyboardInterrupt
+) -> bool:
+    """Whether the call has that many steps; Ctrl-C, or another error, comes at that one.
 
     Python takes a signal where a function of Python begins and after one of C has returned, and
     there a profiler is called too, which so can raise what the signal would, at each such place in
@@ -31,12 +33,12 @@ def interrupted(call: Callable[[], object], step: int) -> bool:
             left -= 1
             if left < 0:
                 sys.setprofile(None)
-                raise KeyboardInterrupt
+                raise error
 
     sys.setprofile(interrupt)
     try:
         call()
-    except KeyboardInterrupt:
+    except error:
         pass
     finally:
         sys.setprofile(None)
@@ -58,15 +60,16 @@ CALLS: dict[str, Callable[[segstore.Log], object]] = {
 @pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a destructor
 @pytest.mark.parametrize("name", CALLS)
-def test_an_interrupt_at_any_step(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RecursionError])
+def test_an_interrupt_at_any_step(tmp_path: Path, name: str, error: type[BaseException]) -> None:
     step = 0
-    while check_interrupt(tmp_path / f"{step}", name, step):
+    while check_interrupt(tmp_path / f"{step}", name, step, error):
         # There are a thousand in the long calls: others every time, and a failure says which.
         step += random.randint(1, 1 if step < 60 else 8)
     assert step > 20
 
 
-def check_interrupt(path: Path, name: str, step: int) -> bool:
+def check_interrupt(path: Path, name: str, step: int, error: type[BaseException]) -> bool:
     """Interrupt a call at a step, and look at all that it may have done; False if it was over."""
     log = segstore.open(path, **OPTIONS)
     known = [b"%d" % place for place in range(12)]
@@ -74,7 +77,7 @@ def check_interrupt(path: Path, name: str, step: int) -> bool:
     log.roll()
     for value in known[10:]:
         log.append(value)
-    was_interrupted = interrupted(lambda: CALLS[name](log), step)
+    was_interrupted = interrupted(lambda: CALLS[name](log), step, error)
     offset, said = None, ""
     try:
         offset = log.append(b"after", key=b"k")
@@ -82,6 +85,7 @@ def check_interrupt(path: Path, name: str, step: int) -> bool:
         said = str(error)
     if offset is not None:
         assert log[offset].value == b"after"
+        assert [record.value for record in log.read(offset)] == [b"after"]
         log.sync()
     if "a truncation" in said:
         with pytest.raises(segstore.StorageError, match="open it again"):
@@ -90,6 +94,7 @@ def check_interrupt(path: Path, name: str, step: int) -> bool:
         log.close()
     with segstore.open(path, **OPTIONS) as log:
         found = {record.offset: record.value for record in log.read()}
+        assert len(found) == len(list(log.read()))
         assert log.start_offset in (0, 5)
         kept = range(log.start_offset, 12 if name != "truncate" else 11)
         assert [found[place] for place in kept] == [known[place] for place in kept]

@@ -39,3 +39,24 @@ def test_a_truncation_that_fails_behind_its_commit_point_is_for_the_next_opening
     with Log(memory, "a", config) as log:
         assert list(log.values()) == values[:10]
         assert log.append(b"next") == 10
+
+
+def test_a_truncation_whose_commit_could_not_be_synced_is_for_the_next_opening_too():
+    memory = MemoryDisk()
+    disk = FaultyDisk(memory)
+    config = LogConfig.of({"background": False}, environment={})
+    log = Log(disk, "a", config)
+    values = [b"%d" % number for number in range(20)]
+    log.append_many(values)
+    log.sync()
+    disk.faults = [Fault("sync_directory", disk.counts["sync_directory"] + 1, errno.EIO)]
+    with pytest.raises(StorageError):
+        log.truncate(9)
+    disk.faults = []
+    # What were appended now would be cut by the next opening.
+    with pytest.raises(StorageError, match="open it again"):
+        log.append(b"")
+    with pytest.raises(StorageError, match="open it again"):
+        log.close()
+    with Log(memory, "a", config) as log:
+        assert list(log.values()) == values[:10]
