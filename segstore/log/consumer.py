@@ -126,17 +126,27 @@ class Consumer:
         if not self._bell.wait(self._has_more, timeout):
             return []
         taken: list[Record] = []
-        try:
-            taken += self._take(max_records)
-        except (CorruptionError, OffsetOutOfRangeError):
-            if not taken:
-                raise
-        return taken  # the records before the damage first; the next poll meets it
+        while True:
+            try:
+                taken += self._records(max_records)
+            except OffsetOutOfRangeError:
+                if not taken and self._position < self._reader.view.start_offset():
+                    continue  # retention was faster
+                if not taken:
+                    raise
+            except CorruptionError:  # the records before it first; the next poll meets it
+                if not taken:
+                    raise
+            break
+        # Only now: what an error or Ctrl-C kept from being returned has to come again.
+        if taken:
+            self._position = taken[-1].offset + 1
+        return taken
 
     def __iter__(self) -> Iterator[Record]:
         """The records from the position to the log end offset as it is now; no waiting."""
         self._check_open()
-        return self._take(None)
+        return self._take()
 
     def commit(self, offset: int | None = None) -> None:
         """Store durably that everything below `offset` (by default the position) is processed.
@@ -194,16 +204,19 @@ class Consumer:
     def __repr__(self) -> str:
         return f"<segstore.Consumer {self.name!r} at {self._position}>"
 
-    def _take(self, max_records: int | None) -> Iterator[Record]:
+    def _take(self) -> Iterator[Record]:
+        for record in self._records(None):
+            self._position = record.offset + 1
+            yield record
+
+    def _records(self, max_records: int | None) -> Iterator[Record]:
+        """The records from the position on, which stays where it is unless retention is ahead."""
         start = self._reader.view.start_offset()
         if self._position < start:
             self._move(max(self.committed, start), self.lost_count + start - self._position)
             self._position = start
         stop = None if max_records is None else self._position + max_records
-        offsets = self._reader.bounds(self._position, stop)
-        for record in self._reader.records(offsets, "raise"):
-            self._position = record.offset + 1
-            yield record
+        return self._reader.records(self._reader.bounds(self._position, stop), "raise")
 
     def _move(self, value: int, lost_count: int) -> None:
         try:

@@ -106,8 +106,8 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
     if tail is not None:
         # A crash may have come between the last write and this; readers go by it.
         tail.end.advance(writer.written_end)
-    if cuts:
-        hold_back(disk, writer.end_offset, created)
+    # Also where nothing was cut: what no sync had covered may just not be there.
+    hold_back(disk, writer.end_offset, created)
     tail_reader = found.reader
     if tail_reader is None and tail is not None:
         tail_reader = TailReader(tail.view, log_tag(log_id))

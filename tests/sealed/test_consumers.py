@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -19,8 +21,13 @@ from segstore import (
     LogClosedError,
     OffsetOutOfRangeError,
 )
+from segstore.config import LogConfig
+from segstore.disk import OsDisk
 from segstore.format.checkpoint import CHECKPOINT_BYTES, SLOT_BYTES
+from segstore.format.names import segment_file
 from segstore.segment.checkpointfile import CheckpointFile
+from segstore.testing.faulty import FaultyDisk
+from segstore.testing.memory import MemoryDisk
 
 from .records import lines
 
@@ -357,3 +364,87 @@ def test_a_failed_commit_leaves_the_last_one(log: Log, monkeypatch: pytest.Monke
         consumer.commit(9)
     assert consumer.committed == 5
     consumer.close()
+
+
+def two_segments(path: str) -> FaultyDisk:
+    large = [bytes(1000)] * 100  # more than the tail takes
+    with open_log(path, compression=None) as log:
+        log.append_many(large)
+        log.roll()
+        log.append_many(large)
+    return FaultyDisk(OsDisk(path))
+
+
+def test_what_a_failed_poll_had_read_comes_with_the_next(path: str) -> None:
+    disk = two_segments(path)
+
+    def fail(kind: str, name: str) -> None:
+        if kind == "open" and name == segment_file(100, ".log"):
+            disk.before = None
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with Log(disk, "r", LogConfig.of({}, environment={})) as log, log.consumer("one") as consumer:
+        disk.before = fail
+        with pytest.raises(segstore.StorageError):
+            consumer.poll()
+        assert consumer.position == 0
+        assert [record.offset for record in consumer.poll()] == list(range(200))
+
+
+def test_an_interrupted_poll_moves_nothing(path: str) -> None:
+    disk = two_segments(path)
+
+    def interrupt(kind: str, name: str) -> None:
+        if kind == "open" and name == segment_file(100, ".log"):
+            disk.before = None
+            raise KeyboardInterrupt
+
+    with Log(disk, "r", LogConfig.of({}, environment={})) as log, log.consumer("one") as consumer:
+        disk.before = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            consumer.poll()
+        consumer.commit()
+        assert consumer.committed == 0
+        assert [record.offset for record in consumer.poll()] == list(range(200))
+
+
+def test_retention_in_the_middle_of_a_poll_is_passed_over(path: str) -> None:
+    disk = two_segments(path)
+    writer = open_log(path, compression=None)
+    is_trimmed = False
+
+    def trim(kind: str, name: str) -> None:
+        nonlocal is_trimmed
+        if kind == "open" and name.endswith("0.log") and not is_trimmed:
+            is_trimmed = True
+            writer.trim(100)
+
+    with (
+        writer,
+        Log(disk, "r", LogConfig.of({}, environment={})) as log,
+        log.consumer("one") as consumer,
+    ):
+        disk.before = trim
+        assert [record.offset for record in consumer.poll()] == list(range(100, 200))
+        assert consumer.lost_count == 100
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_consumer_is_held_back_to_what_a_power_cut_left(seed: int) -> None:
+    disk = MemoryDisk()
+    config = LogConfig.of({"background": False, "compression": None}, environment={})
+    log = Log(disk, "a", config)
+    log.append_many(lines(50))
+    log.sync()
+    with log.consumer("one") as consumer:
+        for line in lines(50):
+            log.append(line)
+        while consumer.poll():
+            pass
+        consumer.commit()
+    after = disk.unsynced().sample(random.Random(seed))
+    with Log(after, "a", config) as log:
+        new = log.append_many([b"new"] * 100)
+        with log.consumer("one") as consumer:
+            found = [record.offset for record in consumer.poll(1000)]
+        assert set(new) <= set(found)
