@@ -180,16 +180,19 @@ class OsDisk:
         self.path = os.fspath(path)
         if create and not os.path.isdir(self.path):
             _make_directories(os.path.abspath(self.path))
-        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        self._directory: OsFile | None = OsFile(descriptor, self.path, write=False)
 
     def names(self) -> list[str]:
         """By listdir."""
-        return os.listdir(self._descriptor)
+        directory = self._in_use()
+        return os.listdir(directory.descriptor)
 
     def size_of(self, name: str) -> int | None:
         """By lstat."""
+        directory = self._in_use()
         try:
-            found = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+            found = os.stat(name, dir_fd=directory.descriptor, follow_symlinks=False)
         except FileNotFoundError:
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
@@ -199,7 +202,8 @@ class OsDisk:
         flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         if create:
             flags |= os.O_CREAT | os.O_EXCL
-        descriptor = os.open(name, flags, FILE_MODE, dir_fd=self._descriptor)
+        directory = self._in_use()
+        descriptor = os.open(name, flags, FILE_MODE, dir_fd=directory.descriptor)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", name)
@@ -212,14 +216,16 @@ class OsDisk:
 
     def rename(self, name: str, new_name: str) -> None:
         """Renameat."""
-        os.rename(name, new_name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+        directory = self._in_use()
+        os.rename(name, new_name, src_dir_fd=directory.descriptor, dst_dir_fd=directory.descriptor)
 
     def link(self, name: str, target: Disk) -> bool:
         """A hard link; False for another file system, or one without links."""
         if not isinstance(target, OsDisk):
             return False
+        source, other = self._in_use(), target._in_use()
         try:
-            os.link(name, name, src_dir_fd=self._descriptor, dst_dir_fd=target._descriptor)
+            os.link(name, name, src_dir_fd=source.descriptor, dst_dir_fd=other.descriptor)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
                 raise
@@ -228,17 +234,27 @@ class OsDisk:
 
     def unlink(self, name: str) -> None:
         """Unlinkat."""
-        os.unlink(name, dir_fd=self._descriptor)
+        directory = self._in_use()
+        os.unlink(name, dir_fd=directory.descriptor)
 
     def sync_directory(self) -> None:
         """Fsync of the directory."""
-        os.fsync(self._descriptor)
+        directory = self._in_use()
+        os.fsync(directory.descriptor)
 
     def close(self) -> None:
-        """Close once."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Let go; it is closed once no call uses it any more."""
+        self._directory = None
+
+    def _in_use(self) -> OsFile:
+        """The directory, for a call to hold: its descriptor then stays open for as long.
+
+        A number closed under a running call may already name another directory, of another log.
+        """
+        directory = self._directory
+        if directory is None:
+            raise OSError(errno.EBADF, "the log was closed", self.path)
+        return directory
 
 
 def publish_directory(path: str, new_path: str) -> None:

@@ -258,7 +258,10 @@ def registered(disk: Disk) -> Mapping[str, tuple[int, int]]:
         name = parse_consumer_file(file_name)
         if name is None:
             continue
-        file = CheckpointFile.open(disk, file_name, KIND_CONSUMER, write=False)
+        try:
+            file = CheckpointFile.open(disk, file_name, KIND_CONSUMER, write=False)
+        except FileNotFoundError:  # removed since the listing
+            continue
         if file is not None:
             found[name] = file.current.value, file.current.lost_count
             file.close()

@@ -22,7 +22,9 @@ def find_key(reader: LogReader, key: bytes, offsets: range, errors: OnDamage) ->
         catalog = reader.catalog()
         number = catalog.find(offset)
         segment_end = catalog.end_offset(number) if number >= 0 else None
-        if segment_end is None or segment_end <= offset:  # of the tail, or of no file any more
+        if segment_end is not None and segment_end <= offset:
+            number = -1  # not listed yet, and the filter of the last one says nothing of it
+        if segment_end is None or number < 0:  # of the tail, or of no file that is known
             segment_end = offsets.stop
         stop = min(segment_end, offsets.stop)
         if number < 0 or _may_have(reader, catalog.segments[number], key):

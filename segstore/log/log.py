@@ -127,6 +127,7 @@ class Log:
         self._mode = mode
         self._config = config
         self._is_closed = False
+        self._is_let_go = False
         # Of compressing, sweeping, trimming and truncating: one of them at a time.
         self._housekeeping = threading.RLock()
         self._lock_file: File | None = None
@@ -361,8 +362,7 @@ class Log:
             StorageError: a file can't be removed; it goes in the next pass.
             ReadOnlyError, LogClosedError: as for `append`.
         """
-        writer = self._appending()
-        with self._housekeeping, _storage_errors("retention stopped"):
+        with self._keeping_house("retention stopped") as writer:
             writer.check()
             # What is only staged is newer than anything in the active segment.
             is_staged = writer.written_end < writer.end_offset
@@ -386,8 +386,7 @@ class Log:
             OffsetOutOfRangeError: `before` is outside the log.
             StorageError, ReadOnlyError, LogClosedError: as for `append`.
         """
-        writer = self._appending()
-        with self._housekeeping, _storage_errors("the log can't be trimmed"):
+        with self._keeping_house("the log can't be trimmed") as writer:
             before = self._reading().bounds(before, None).start
             writer.sync(before)  # the start must never be ahead of what survives a power cut
             self._started.start.move(before, time.time_ns())
@@ -408,8 +407,7 @@ class Log:
             TypeError: it is not an int.
             StorageError, SyncFailedError, ReadOnlyError, LogClosedError: as for `append`.
         """
-        writer = self._appending()
-        with self._housekeeping, _storage_errors("the log can't be truncated"):
+        with self._keeping_house("the log can't be truncated") as writer:
             view = self._view()
             start, end_offset = view.start_offset(), checked_int(after) + 1
             if not start <= end_offset <= view.end_offset():
@@ -494,8 +492,8 @@ class Log:
         """
         from segstore.log.snapshot import take_snapshot
 
-        view = self._view()
         with self._housekeeping, _storage_errors("the snapshot failed"):
+            view = self._view()
             if self._writer is not None:
                 self._writer.sync()
             return take_snapshot(view, os.fspath(path), self._log_id or b"", time.time_ns())
@@ -515,8 +513,7 @@ class Log:
         """
         from segstore.log.repair import repair
 
-        writer = self._appending()
-        with self._housekeeping, _storage_errors("the log can't be repaired"):
+        with self._keeping_house("the log can't be repaired") as writer:
             writer.check()
             return repair(
                 self._disk,
@@ -735,17 +732,24 @@ class Log:
     def close(self) -> None:
         """Sync everything and let go of the log; a second call does nothing.
 
+        Waits for a `compress`, `sweep`, `trim`, `truncate`, `repair` or `snapshot` under way in
+        another thread. After Ctrl-C in the middle, call it again.
+
         Raises:
             StorageError, SyncFailedError: the last sync failed. The log is closed all the same,
                 and opening it again goes on from what reached the disk.
         """
-        if self._is_closed:
+        if self._is_let_go:
             return
         self._is_closed = True
         self._reader.refusal = LogClosedError("the log was closed; open it again")
         vars(self).pop("append", None)
         if self._maintenance is not None:
             self._maintenance.stop()
+        with self._housekeeping:
+            self._let_go()
+
+    def _let_go(self) -> None:
         try:
             if self._writer is not None:
                 with suppress(SegstoreError):  # `close` below says what is wrong
@@ -760,6 +764,7 @@ class Log:
             self._reader.close()
             self._bell.close()
             self._disk.close()
+            self._is_let_go = True
 
     def __enter__(self) -> Self:
         return self
@@ -791,9 +796,9 @@ class Log:
                 self.sweep()
 
     def _compress(self, progress: Progress | None = None, limit: int | None = None) -> int:
-        self._appending().check()
         codec = self._config.compression or "lz4"
-        with self._housekeeping, _storage_errors("a segment can't be compressed"):
+        with self._keeping_house("a segment can't be compressed") as writer:
+            writer.check()
             try:
                 return self._compressor.run(codec, progress, limit)
             finally:
@@ -802,6 +807,12 @@ class Log:
     def _wake_maintenance(self) -> None:
         if self._maintenance is not None:
             self._maintenance.wake()
+
+    @contextmanager
+    def _keeping_house(self, what: str) -> Iterator[LogWriter]:
+        """One at a time, and not while the log is closed, whose files would go under its hands."""
+        with self._housekeeping, _storage_errors(what):
+            yield self._appending()
 
     def _appending(self) -> LogWriter:
         if self._writer is None:
@@ -823,10 +834,12 @@ class Log:
     def _abandon(self) -> None:
         """In the child of a fork: never write, and let go of the locks it shares."""
         self._reader.start_over()
+        self._housekeeping = threading.RLock()
         if self._writer is not None:
             self._writer.abandon()
             self._maintenance = None
-            self._housekeeping = threading.RLock()
+            # What it knows of the log is the parent's, and no longer true once that goes on.
+            self._reader.refusal = self._writer.failure
         if self._lock_file is not None:
             self._lock_file.close()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from segstore.errors import LogClosedError
@@ -24,10 +25,13 @@ class Maintenance:
     def __init__(self, round_: Callable[[], Any], interval_s: float, name: str) -> None:
         self.error: str | None = None
         self._interval_s = interval_s
-        self._wake = threading.Event()
+        # Held while nobody woke it. Not an Event: Ctrl-C in the middle of its `set`, which is in
+        # Python, leaves a lock behind that every later one waits for.
+        self._sleep = threading.Lock()
+        self._sleep.acquire()
         self._is_stopped = False
         # The thread holds this object, not the log: the log's death sets it free.
-        self._round = weakref.WeakMethod(round_, lambda _: self._wake.set())
+        self._round = weakref.WeakMethod(round_, lambda _: self.wake())
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -36,19 +40,19 @@ class Maintenance:
 
     def wake(self) -> None:
         """Have the next round now."""
-        self._wake.set()
+        with suppress(RuntimeError):  # woken already
+            self._sleep.release()
 
     def stop(self) -> None:
         """Stop, and wait for a round under way (unless it is that round which calls)."""
         self._is_stopped = True
-        self._wake.set()
+        self.wake()
         if self._thread is not threading.current_thread() and self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
         while not self._is_stopped:
-            self._wake.wait(self._interval_s)
-            self._wake.clear()
+            self._sleep.acquire(timeout=self._interval_s)
             round_ = self._round()
             if round_ is None or self._is_stopped:
                 return

@@ -36,6 +36,7 @@ class OpenSegments:
         self._open: OrderedDict[int, _Kept] = OrderedDict()
         self._closed: OrderedDict[int, _Kept] = OrderedDict()
         self._lock = threading.Lock()
+        self._clear_count = 0
 
     def get(self, segment: Segment) -> SegmentReader | None:
         """The reader of a segment; None if its file is gone.
@@ -46,11 +47,14 @@ class OpenSegments:
         found = self._open.get(segment.base_offset)
         if found is not None and (found[0] is segment or found[0] == segment):
             return found[1]
+        clear_count = self._clear_count
         try:
             reader = self._opened(segment)
         except FileNotFoundError:
             return None
         with self._lock:
+            if clear_count != self._clear_count:  # it may be of the log as it was before
+                return reader
             self._drop(segment.base_offset)
             self._open[segment.base_offset] = _Kept(segment, reader, reader.size_bytes)
             self.size_bytes += reader.size_bytes
@@ -70,6 +74,7 @@ class OpenSegments:
     def clear(self) -> None:
         """Let go of all."""
         with self._lock:
+            self._clear_count += 1
             self._open.clear()
             self._closed.clear()
             self.size_bytes = 0

@@ -196,8 +196,9 @@ class LogReader:
             )
             if found is not None:
                 return found
-        if not len(catalog):
-            return self._first_at(range(first, end), timestamp)
+        known_end = catalog.end_offset(len(catalog) - 1) if len(catalog) else first
+        if known_end is not None and known_end < end:  # the rest is in the tail, or not listed yet
+            return self._first_at(range(max(first, known_end), end), timestamp)
         return None
 
     def _first_at(self, offsets: range, timestamp: int) -> int | None:

@@ -9,7 +9,7 @@ import os
 from typing import NamedTuple
 
 from segstore.disk import Disk, OsDisk, publish_directory, remove_directory
-from segstore.errors import StorageError
+from segstore.errors import LogLockedError, StorageError
 from segstore.format.batch import RecordBatch
 from segstore.format.buffers import padding
 from segstore.format.fileheader import (
@@ -18,9 +18,10 @@ from segstore.format.fileheader import (
     KIND_START,
     FileHeader,
 )
-from segstore.format.names import START, consumer_file, is_known
+from segstore.format.names import LOCK, START, consumer_file, is_known
 from segstore.format.scanner import Damage
 from segstore.log.consumer import registered
+from segstore.log.lock import leave_lock, take_lock
 from segstore.log.truncation import begin_truncation, pending_truncation
 from segstore.log.view import LogView
 from segstore.segment.catalog import Segment
@@ -28,7 +29,8 @@ from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.source import READ_BYTES
 from segstore.segment.tail import Tail
 
-BUILDING_SUFFIX = ".building"
+# Hidden, so that nobody has a log of that name.
+BUILDING_NAME = ".{}.snapshot"
 ATTEMPT_COUNT_MAX = 20
 
 
@@ -60,10 +62,32 @@ def take_snapshot(view: LogView, path: str, log_id: bytes, created: int) -> Snap
         StorageError: `path` exists, or the log changes faster than it can be copied.
         OSError: a file can't be read or written.
     """
+    path = path.rstrip("/") or path
+    building = os.path.join(os.path.dirname(path), BUILDING_NAME.format(os.path.basename(path)))
+    _check_free(path)
+    target = OsDisk(building, create=True)
+    try:
+        lock = take_lock(target)
+    except LogLockedError:
+        raise StorageError(errno.EBUSY, f"another snapshot to {path} is under way") from None
+    try:
+        _check_free(path)  # once more: the directory at hand may be one that has got its name
+        report = _build(view, target, building, path, log_id, created)
+        publish_directory(building, path)
+    finally:
+        leave_lock(lock)
+        target.close()
+    return report
+
+
+def _check_free(path: str) -> None:
     if os.path.lexists(path):
         raise StorageError(errno.EEXIST, f"{path} exists; a snapshot makes its own directory")
-    building = path + BUILDING_SUFFIX
-    target = OsDisk(building, create=True)
+
+
+def _build(
+    view: LogView, target: OsDisk, building: str, path: str, log_id: bytes, created: int
+) -> SnapshotReport:
     try:
         for _ in range(ATTEMPT_COUNT_MAX):
             _empty(target)  # also of an attempt that was interrupted
@@ -79,11 +103,9 @@ def take_snapshot(view: LogView, path: str, log_id: bytes, created: int) -> Snap
         target.sync_directory()
     except BaseException:
         _empty(target)
-        target.close()
+        target.unlink(LOCK)
         remove_directory(building)
         raise
-    target.close()
-    publish_directory(building, path)
     return report
 
 
@@ -187,5 +209,5 @@ def _copy_file(disk: Disk, name: str, target: Disk) -> int:
 def _empty(target: Disk) -> None:
     """Remove what an attempt left; nothing else is ever in this directory."""
     for name in target.names():
-        if is_known(name):
+        if is_known(name) and name != LOCK:
             target.unlink(name)

@@ -189,11 +189,13 @@ class FileView:
     def start_offset(self) -> int:
         """As the checkpoint says now, or where the first segment starts."""
         first = self._catalog.segments[0].base_offset if len(self._catalog) else 0
-        if self._start is None:
-            self._start = CheckpointFile.open(self.disk, START, KIND_START, write=False)
-        elif self._start.reload() is None:
+        checkpoint = self._start
+        if checkpoint is None:
+            checkpoint = CheckpointFile.open(self.disk, START, KIND_START, write=False)
+            self._start = checkpoint
+        elif checkpoint.reload() is None:
             return first
-        return first if self._start is None else self._start.current.value
+        return first if checkpoint is None else checkpoint.current.value
 
     def end_offset(self) -> int:
         """The end of the segments, or of the tail where that goes on from there."""
@@ -221,7 +223,9 @@ class FileView:
         has recovered the log; then what was found at opening counts, until the register moves.
         """
         published = None if self._tail is None else self._tail.end.read()
-        if published is None or published == self._distrusted_end:
+        if published is None:
+            return self._found_end
+        if published == self._distrusted_end and self.epoch() == self._distrusted_epoch:
             return self._found_end
         return published
 
@@ -251,11 +255,10 @@ class FileView:
             self._load()
 
     def close(self) -> None:
-        """Unmap the tail and close the checkpoint."""
+        """Unmap the tail, and drop the checkpoint, which another thread may be reading."""
         if self._tail is not None:
             self._tail.close()
-        if self._start is not None:
-            self._start.close()
+        self._start = None
 
     def open_segment(self, segment: Segment) -> SegmentReader:
         """By what the files say."""
@@ -286,6 +289,7 @@ class FileView:
         self._tail = found.tail
         self._start = None
         self._found_end = found.plan.next_offset
+        self._distrusted_epoch = self._known_epoch
         self._distrusted_end = (
             published if published is not None and published != self._found_end else None
         )

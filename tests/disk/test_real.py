@@ -134,3 +134,15 @@ def test_renaming_replaces_and_unlinking_removes(disk):
     assert disk.names() == []
     with pytest.raises(FileNotFoundError):
         disk.unlink("b")
+
+
+def test_a_closed_disk_keeps_its_number_for_calls_under_way(disk):
+    held = disk._in_use()  # as a call in another thread does
+    number = held.descriptor
+    disk.close()
+    os.fstat(number)  # not another file's yet
+    with pytest.raises(OSError, match="closed"):
+        disk.names()
+    del held
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)

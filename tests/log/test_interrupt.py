@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,20 @@ def test_a_signal_while_the_log_waits(tmp_path: Path) -> None:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
         assert log.append(b"after") == 1
         assert list(log.values()) == [b"before", b"after"]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a destructor
+def test_a_close_that_was_interrupted_can_be_called_again(tmp_path: Path) -> None:
+    step, was_interrupted = 0, True
+    while was_interrupted:
+        path = tmp_path / f"{step}"
+        log = segstore.open(path)
+        log.append(b"x")
+        was_interrupted = interrupted(log.close, step)
+        with suppress(segstore.StorageError):  # which says that it was interrupted
+            log.close()
+        with segstore.open(path, background=False) as again:
+            assert list(again.values()) == [b"x"]
+        step += 1 if step < 40 else 3
+    assert step > 40

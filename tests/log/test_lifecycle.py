@@ -230,3 +230,33 @@ def test_an_empty_log_is_empty(path):
         assert [info.state for info in log.segments()] == ["active"]
     with segstore.open(path, "r") as log:
         assert list(log) == []
+
+
+def test_close_waits_for_what_another_thread_does_to_the_files(path):
+    log = segstore.open(path, background=False, compression=None)
+    for _ in range(3):
+        log.append(b"x")
+        log.roll()
+    at_work, may_go = threading.Event(), threading.Event()
+    sweep = log._sweeper.sweep
+
+    def slow_sweep(*, dry_run):
+        at_work.set()
+        may_go.wait(10)
+        return sweep(dry_run=dry_run)
+
+    log._sweeper.sweep = slow_sweep
+    trimming = threading.Thread(target=log.trim, args=(2,))
+    trimming.start()
+    at_work.wait(10)
+    closing = threading.Thread(target=log.close)
+    closing.start()
+    closing.join(0.3)
+    assert closing.is_alive()
+    with pytest.raises(segstore.LogLockedError):
+        segstore.open(path)
+    may_go.set()
+    trimming.join(10)
+    closing.join(10)
+    with segstore.open(path) as log:
+        assert log.start_offset == 2

@@ -152,3 +152,21 @@ print("read")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "read\n", done.stderr
+
+
+def test_what_is_opened_while_all_is_forgotten_is_not_kept(path):
+    with segstore.open(path, mode="r") as log:
+        reader = log._reader
+        segments, segment = reader._segments, reader.catalog().segments[0]
+        open_segment = segments._open_segment
+
+        def open_late(segment):
+            found = open_segment(segment)
+            segments.clear()  # by another thread, which saw that the log was truncated
+            return found
+
+        segments._open_segment = open_late
+        assert segments.get(segment) is not None
+        segments._open_segment = open_segment
+        assert segments._open == {}
+        assert segments.get(segment) is segments.get(segment)

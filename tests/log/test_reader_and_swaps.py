@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import segstore
+from segstore.config import LogConfig
+from segstore.disk import OsDisk
+from segstore.log.log import Log
 from segstore.segment.catalog import Catalog
+from segstore.testing.faulty import FaultyDisk
 
 
 def test_a_listing_that_is_out_of_date_twice_in_a_row_loses_nothing(tmp_path, monkeypatch):
@@ -40,3 +44,47 @@ def test_a_reader_reads_on_in_a_growing_segment_whose_index_went_with_a_swap(tmp
             log.roll()
             log.compress()
             assert list(reader.values(900)) == values[900:]
+
+
+class _ListedLate(FaultyDisk):
+    """A disk whose listing is overtaken by what the writer does."""
+
+    between = None
+
+    def names(self):
+        names = super().names()
+        between, self.between = self.between, None
+        if between is not None:
+            between()
+        return names
+
+
+def test_what_was_rolled_during_the_listing_is_found_by_key_and_time(path):
+    with segstore.open(path, background=False, compression=None) as writer:
+        writer.append_many([b"v"] * 10, keys=[b"a"] * 10, timestamps=range(10))
+
+        def roll():
+            writer.roll()
+            writer.append_many([b"w"] * 10, keys=[b"b"] * 10, timestamps=range(100, 110))
+            writer.sync()
+
+        disk = _ListedLate(OsDisk(path))
+        disk.between = roll
+        with Log(disk, "r", LogConfig.of({}, environment={})) as reader:
+            assert reader.offset_for_time(105) == 15
+        disk = _ListedLate(OsDisk(path))
+        disk.between = roll
+        with Log(disk, "r", LogConfig.of({}, environment={})) as reader:
+            assert len(list(reader.find(b"b"))) == 20
+
+
+def test_a_truncation_to_where_the_log_ended_at_opening_is_seen(path):
+    with segstore.open(path, background=False, compression=None) as writer:
+        writer.append_many([bytes(500)] * 100)
+        writer.sync()
+        disk = _ListedLate(OsDisk(path))
+        disk.between = lambda: writer.append_many([bytes(500)] * 200) and writer.sync()
+        with Log(disk, "r", LogConfig.of({}, environment={})) as reader:
+            assert reader.end_offset == 300
+            writer.truncate(99)
+            assert reader.end_offset == 100

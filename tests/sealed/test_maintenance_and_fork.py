@@ -164,23 +164,42 @@ def test_a_forked_child_can_change_nothing_and_the_parent_goes_on(path: str) -> 
         assert log[4].value == b"on"
 
 
-@pytest.mark.parametrize("mode", ["a", "r"])
-def test_a_forked_child_reads_whatever_threads_of_the_parent_were_reading(
-    path: str, mode: segstore.log.log.Mode
-) -> None:
+def test_a_forked_child_does_not_read_through_what_the_parent_knows_as_a_writer(path: str) -> None:
+    with segstore.open(path, compression=None, background=False) as log:
+        log.append(b"before")
+
+        def work() -> None:
+            os.read(told, 1)
+            for call in (lambda: log[0], lambda: list(log), lambda: log.end_offset, log.verify):
+                with pytest.raises(LogClosedError, match="open it here with mode='r'"):
+                    call()
+            with segstore.open(path, "r") as reader:
+                assert list(reader.values()) == [b"before", b"after"]
+
+        told, tell = os.pipe()
+        threading.Timer(
+            0.2, lambda: (log.append(b"after"), log.sync(), os.write(tell, b"x"))
+        ).start()
+        assert in_child(work) == 0
+        os.close(told)
+        os.close(tell)
+
+
+def test_a_forked_child_reads_whatever_threads_of_the_parent_were_reading(path: str) -> None:
     values = [b"%d" % number * 50 for number in range(400)]
     with segstore.open(path, compression=None, background=False) as log:
         for start in range(0, 400, 100):
             log.append_many(values[start : start + 100])
             log.roll()
 
-    with segstore.open(path, mode, background=False) as log:
+    with segstore.open(path, "r") as log:
         assert log[150].value == values[150]
 
         def work() -> None:
             assert log[150].value == values[150]
             assert log[350].value == values[350]
             assert list(log.values()) == values
+            log.snapshot(path + ".copy")
 
         # While other threads of the parent open a segment, keep a head, and read on in an index.
         reader = log._reader
@@ -189,9 +208,14 @@ def test_a_forked_child_reads_whatever_threads_of_the_parent_were_reading(
         assert opened is not None
         tail = reader.view.tail
         assert tail is not None
-        with reader._segments._lock, reader._heads._lock, opened._growth_lock, tail._lock:
+        with (
+            log._housekeeping,
+            reader._segments._lock,
+            reader._heads._lock,
+            opened._growth_lock,
+            tail._lock,
+        ):
             assert in_child(work) == 0
-        work()
 
 
 def test_retention_keeps_up_while_compression_has_more_to_do_all_the_time(

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 import segstore
+from segstore.config import LogConfig
+from segstore.disk import OsDisk
+from segstore.log.log import Log
+from segstore.testing.faulty import FaultyDisk
 
 LARGE = [b"value %04d " % number * 12 for number in range(600)]
 FIRST = "00000000000000000000.log"
@@ -102,11 +106,12 @@ def test_what_an_interrupted_attempt_left_is_removed(tmp_path: Path) -> None:
     with segstore.open(path, compression=None, background=False) as log:
         log.append_many(LARGE)
         log.snapshot(copy)
-        os.rename(copy, copy + ".building")
-        os.rename(copy + ".building/tail", copy + ".building/tail.tmp")
+        building = str(tmp_path / ".copy.snapshot")
+        os.rename(copy, building)
+        os.rename(building + "/tail", building + "/tail.tmp")
         log.append(b"more")
         log.snapshot(copy)
-    assert sorted(os.listdir(copy)) == [FIRST, "start", "tail"]
+    assert sorted(os.listdir(copy)) == [FIRST, "lock", "start", "tail"]
     assert sorted(os.listdir(tmp_path)) == ["copy", "log"]
     assert len(readable(copy)) == 601
 
@@ -136,3 +141,33 @@ def test_a_copy_reads_as_the_log_does_whatever_bit_is_flipped(tmp_path: Path, se
     with segstore.open(copy) as log:
         assert log.append(b"next") == end_offset
     assert readable(copy) == [*found, (end_offset, b"next")]
+
+
+def test_of_two_snapshots_to_one_path_the_second_is_refused(tmp_path: Path) -> None:
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    with segstore.open(path, compression=None, background=False) as log:
+        for _ in range(3):
+            log.append_many(LARGE)
+            log.roll()
+    disk = FaultyDisk(OsDisk(path))
+    refused = []
+
+    def snapshot(kind: str, name: str) -> None:
+        if kind == "link":
+            disk.before = None
+            with (
+                segstore.open(path, "r") as other,
+                pytest.raises(segstore.StorageError, match="another snapshot") as error,
+            ):
+                other.snapshot(copy)
+            refused.append(error)
+
+    with Log(disk, "r", LogConfig.of({}, environment={})) as log:
+        disk.before = snapshot
+        # A copy by bytes, as hard links are only between disks of the file system.
+        log.snapshot(copy)
+        with pytest.raises(segstore.StorageError, match="exists"):
+            log.snapshot(copy + "/")
+    assert len(refused) == 1
+    assert len(readable(copy)) == 3 * len(LARGE)
+    assert sorted(os.listdir(tmp_path)) == ["copy", "log"]
