@@ -628,7 +628,7 @@ class _Gate:
 def _interrupted() -> StorageError:
     return StorageError(
         errno.EINTR,
-        "an append or a sync was interrupted halfway (by Ctrl-C, for one); what was acknowledged "
+        "an append or a sync was interrupted halfway (by Ctrl-C, or by an error such as a MemoryError); what was acknowledged "
         "is safe. Close the log and open it again",
     )
 
