@@ -628,8 +628,8 @@ class _Gate:
 def _interrupted() -> StorageError:
     return StorageError(
         errno.EINTR,
-        "an append or a sync was interrupted halfway (by Ctrl-C, or by an error such as a MemoryError); what was acknowledged "
-        "is safe. Close the log and open it again",
+        "an append or a sync was interrupted halfway (by Ctrl-C, or by an error such as a "
+        "MemoryError); what was acknowledged is safe. Close the log and open it again",
     )
 
 
