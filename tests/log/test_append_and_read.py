@@ -18,6 +18,7 @@ from segstore import (
     RecordTooLargeError,
     SegstoreError,
 )
+from segstore.disk.real import OsFile
 from segstore.format.framelayout import RECORD_BYTES_MAX, RECORD_COUNT_MAX
 from segstore.log.writer import cut_batch
 from segstore.testing.strategies import TIMESTAMP_MAX, TIMESTAMP_MIN
@@ -374,3 +375,25 @@ def test_every_public_name_has_a_docstring():
     for name in dir(segstore.Log):
         if not name.startswith("_"):
             assert getattr(segstore.Log, name).__doc__, name
+
+
+def test_a_short_range_reads_the_frames_that_hold_it(path, monkeypatch):
+    values = [b"%06d" % number * 80 for number in range(4000)]
+    with segstore.open(path, background=False, compression=None, batch_size="16KiB") as log:
+        log.append_many(values)
+        log.sync()
+    sizes = []
+    read = OsFile.read
+
+    def counting(self, size_bytes, position):
+        sizes.append(size_bytes)
+        return read(self, size_bytes, position)
+
+    monkeypatch.setattr(OsFile, "read", counting)
+    with segstore.open(path, "r") as log:
+        list(log.values(0, 1))  # opens the segment and reads its index
+        for start in (0, 1234, 3990):
+            sizes.clear()
+            assert list(log.values(start, start + 10)) == values[start : start + 10]
+            frames = [size for size in sizes if size > 2000]
+            assert sum(frames) < 40_000
