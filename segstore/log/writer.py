@@ -91,7 +91,8 @@ class LogWriter:
         self._append_lock = threading.Lock()
         self._failure: SegstoreError | None = None
         self._is_halfway = False
-        # Something was stored or written, and what is known here does not say so yet.
+        # Something was stored or written, and what is known here may not say so yet: until the
+        # gate closes behind it, or it was undone.
         self._is_unsettled = False
         self._process_id = os.getpid()
         self._durable_offset = durable_offset
@@ -226,7 +227,6 @@ class LogWriter:
             )
             self._write(frames)
             self.buffer.next_offset = self.written_end
-            self._is_unsettled = False
 
     def drain(self) -> int:
         """Write what is staged in the tail to the active segment; the end offset reached.
@@ -272,12 +272,10 @@ class LogWriter:
             self._drain()
             self._is_unsettled = True
             try:
-                is_new = self.manager.roll()
+                return self.manager.roll()
             except OSError as error:
                 self._is_unsettled = False
                 raise self._storage_error(error, "a new segment can't be created") from error
-            self._is_unsettled = False
-            return is_new
 
     def seal_rolled(self) -> int:
         """Seal the segments that were rolled; how many there were.
@@ -411,12 +409,10 @@ class LogWriter:
                     self._staged_keys.update((i, key) for i, key in found if key is not None)
                 buffer.stage(values, list(times))
                 buffer.next_offset += len(values)
-                self._is_unsettled = False
                 return
         self._drain()
         self._write(frames)
         buffer.next_offset = self.written_end
-        self._is_unsettled = False
 
     def _drain(self) -> None:
         buffer = self.buffer
@@ -429,7 +425,7 @@ class LogWriter:
         self._write(frames)
         self._staged_keys = {}
         self._restart_tail()
-        self._is_unsettled = False
+        self._is_unsettled = False  # whatever becomes of what follows
 
     def _restart_tail(self) -> None:
         """Empty the tail, and let it take no more than the active segment still has room for.
@@ -442,10 +438,7 @@ class LogWriter:
         buffer.limit = min(self._tail_bytes, FRAMES_POSITION + room)
 
     def _write(self, frames: list[EncodedFrame]) -> None:
-        """Frames to the segments; then, and not before, tell other processes of them.
-
-        Whoever calls says when it is settled.
-        """
+        """Frames to the segments; then, and not before, tell other processes of them."""
         append_time = self.buffer.append_time
         self._is_unsettled = True
         try:
@@ -617,7 +610,9 @@ class _Gate:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None or issubclass(kind, Exception):
             writer = self._writer
-            if writer._is_unsettled and writer._failure is None:
+            if kind is None:
+                writer._is_unsettled = False
+            elif writer._is_unsettled and writer._failure is None:
                 # A RecursionError or a MemoryError, for two.
                 writer._is_halfway = True
                 writer.fail(_interrupted())

@@ -307,8 +307,7 @@ class SegmentReader:
             return
         relative_offset, position, _ = self.index[slot]
         offset = self.base_offset + relative_offset
-        scanner = Scanner(self.log_tag, offset, position)
-        events = scan(self.source, scanner, end_position, first_bytes)
+        events = self.scan_from(position, offset, end_position, first_bytes)
         first = next(events, None)
         if isinstance(first, Frame) or (first is not None and first.parts):
             yield first
@@ -322,9 +321,12 @@ class SegmentReader:
             self.rebuild_index()
             yield from self._events_from(self.slot(offset), end_position)
 
-    def scan_from(self, position: int, offset: int, end_position: int) -> Iterator[Frame | Damage]:
+    def scan_from(
+        self, position: int, offset: int, end_position: int, first_bytes: int | None = None
+    ) -> Iterator[Frame | Damage]:
         """Events from a position where the frame of `offset` should start, without the index."""
-        return scan(self.source, Scanner(self.log_tag, offset, position), end_position)
+        scanner = Scanner(self.log_tag, offset, position)
+        return scan(self.source, scanner, end_position, first_bytes)
 
 
 # A rebuilt index is as dense as the default one.
