@@ -8,7 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segstore.log.report import LostRange
 
 # Wide enough that no column of a table is cut where the output goes to a file or a pipe.
 PIPED_COLUMNS = 1000
@@ -72,6 +75,14 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: froze
     Console(file=text, force_terminal=is_terminal, width=width).print(found)
     for row_text in text.getvalue().splitlines():
         line(row_text.rstrip())
+
+
+def damage(lost: LostRange) -> str:
+    """Where damage is and which offsets it took, for a sentence to go on from."""
+    return (
+        f"{lost.path} at byte {lost.position}: {lost.reason}; offsets {lost.offsets.start}.."
+        f"{lost.offsets.stop - 1}"
+    )
 
 
 def complain(message: str) -> None:

@@ -28,11 +28,8 @@ def repair(log: str, dry_run: bool, is_json: bool) -> None:
     for name in report.indexes:
         output.line(f"{'would make' if dry_run else 'made'} {name} anew")
     for lost in report.lost:
-        output.line(
-            f"{'would set aside' if dry_run else 'set aside'} damage in {lost.path} at byte "
-            f"{lost.position}: {lost.reason}; offsets {lost.offsets.start}.."
-            f"{lost.offsets.stop - 1} are lost"
-        )
+        verb = "would set aside" if dry_run else "set aside"
+        output.line(f"{verb} damage in {output.damage(lost)} are lost")
     for path in report.set_aside:
         output.line(f"kept the damaged bytes in {path}")
     if not (report.indexes or report.lost):

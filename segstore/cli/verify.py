@@ -26,10 +26,7 @@ def verify(ctx: click.Context, log: str, is_json: bool) -> None:
         output.json_line({"is_intact": report.is_intact, **report._asdict()})
     else:
         for lost in report.lost:
-            output.line(
-                f"DAMAGE {lost.path} at byte {lost.position}: {lost.reason}; offsets "
-                f"{lost.offsets.start}..{lost.offsets.stop - 1} can't be read"
-            )
+            output.line(f"DAMAGE {output.damage(lost)} can't be read")
         for note in report.notes:
             output.line(f"note: {note}")
         lost_count = sum(len(lost.offsets) for lost in report.lost)

@@ -30,8 +30,5 @@ def open_any(path: str, **options: Any) -> segstore.Log:
             f"({cut.reason}); they are kept in {cut.set_aside}"
         )
     for lost in log.recovery.lost:
-        output.complain(
-            f"damage in {lost.path} at byte {lost.position}: {lost.reason}; offsets "
-            f"{lost.offsets.start}..{lost.offsets.stop - 1} can't be read"
-        )
+        output.complain(f"damage in {output.damage(lost)} can't be read")
     return log
