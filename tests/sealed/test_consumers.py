@@ -375,34 +375,25 @@ def two_segments(path: str) -> FaultyDisk:
     return FaultyDisk(OsDisk(path))
 
 
-def test_what_a_failed_poll_had_read_comes_with_the_next(path: str) -> None:
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [(OSError(errno.EIO, "once"), segstore.StorageError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+def test_what_a_failed_or_interrupted_poll_had_read_comes_with_the_next(
+    path: str, error: BaseException, seen: type[BaseException]
+) -> None:
     disk = two_segments(path)
 
     def fail(kind: str, name: str) -> None:
         if kind == "open" and name == segment_file(100, ".log"):
             disk.before = None
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise error
 
     with Log(disk, "r", LogConfig.of({}, environment={})) as log, log.consumer("one") as consumer:
         disk.before = fail
-        with pytest.raises(segstore.StorageError):
+        with pytest.raises(seen):
             consumer.poll()
         assert consumer.position == 0
-        assert [record.offset for record in consumer.poll()] == list(range(200))
-
-
-def test_an_interrupted_poll_moves_nothing(path: str) -> None:
-    disk = two_segments(path)
-
-    def interrupt(kind: str, name: str) -> None:
-        if kind == "open" and name == segment_file(100, ".log"):
-            disk.before = None
-            raise KeyboardInterrupt
-
-    with Log(disk, "r", LogConfig.of({}, environment={})) as log, log.consumer("one") as consumer:
-        disk.before = interrupt
-        with pytest.raises(KeyboardInterrupt):
-            consumer.poll()
         consumer.commit()
         assert consumer.committed == 0
         assert [record.offset for record in consumer.poll()] == list(range(200))

@@ -199,7 +199,7 @@ def test_a_forked_child_reads_whatever_threads_of_the_parent_were_reading(path: 
             assert log[150].value == values[150]
             assert log[350].value == values[350]
             assert list(log.values()) == values
-            log.snapshot(path + ".copy")
+            log.snapshot(f"{path}.{os.getpid()}")
 
         # While other threads of the parent open a segment, keep a head, and read on in an index.
         reader = log._reader
@@ -216,6 +216,7 @@ def test_a_forked_child_reads_whatever_threads_of_the_parent_were_reading(path: 
             tail._lock,
         ):
             assert in_child(work) == 0
+        work()
 
 
 def test_retention_keeps_up_while_compression_has_more_to_do_all_the_time(
