@@ -7,8 +7,9 @@ from random import SystemRandom
 
 import pytest
 
-from tests.torture.campaign import Budget, Run, SkippedError
+from tests.torture.campaign import BrokenError, Budget, Run, SkippedError
 from tests.torture.registry import CAMPAIGNS, campaign
+from tests.torture.t00_seeded_bugs import check_finding
 
 SEED = int(os.environ.get("SEGSTORE_SEED") or SystemRandom().getrandbits(32))
 # Of each but T0, which has to find all of its bugs: a slow machine does less, and not longer.
@@ -39,3 +40,11 @@ def test_campaign_finds_nothing(name: str) -> None:
     except SkippedError as reason:
         pytest.skip(str(reason))
     assert run.counts
+
+
+def test_a_seeded_bug_that_does_not_run_is_no_finding() -> None:
+    check_finding("a bug", BrokenError("I1"))
+    broken = BrokenError("as T5 wraps it")
+    broken.__cause__ = TypeError("events() takes 3 positional arguments but 4 were given")
+    with pytest.raises(BrokenError, match="does not run"):
+        check_finding("a bug", broken)

@@ -104,11 +104,11 @@ def _unsynced_seal() -> Iterator[None]:
 
 @contextmanager
 def _trusted_index() -> Iterator[None]:
-    def events(self: Any, slot: int, end: int) -> Any:
+    def events(self: Any, slot: int, end: int, first_bytes: int | None = None) -> Any:
         if slot < 0:
-            return self.scan_from(64, self.base_offset, end)
+            return self.scan_from(64, self.base_offset, end, first_bytes)
         relative_offset, position, _ = self.index[slot]
-        return self.scan_from(position, self.base_offset + relative_offset, end)
+        return self.scan_from(position, self.base_offset + relative_offset, end, first_bytes)
 
     with patch.object(reader_module.SegmentReader, "_events_from", events):
         yield
@@ -232,6 +232,15 @@ BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
 }
 
 
+def check_finding(name: str, error: BaseException) -> None:
+    """A broken promise is a finding; a bug that no longer fits the code it replaces is none."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, TypeError | AttributeError | NameError | ImportError):
+            raise BrokenError(f"the seeded bug {name!r} does not run: {cause!r}") from error
+        cause = cause.__cause__
+
+
 def run(run: Run) -> None:
     """With a bug a hunt must not pass, and with the same seed and as much time without it must."""
     missed = []
@@ -243,6 +252,7 @@ def run(run: Run) -> None:
             with bug():
                 hunt(inner)
         except Exception as error:
+            check_finding(name, error)
             run.count("found")
             run.notes.append(f"{name}: {str(error)[:100]}")
         else:
