@@ -19,7 +19,7 @@ from segstore.format.batch import Record
 from segstore.format.fileheader import KIND_CONSUMER, FileHeader
 from segstore.format.names import consumer_file, parse_consumer_file
 from segstore.log.reading import LogReader, checked_int
-from segstore.segment.checkpointfile import CheckpointFile
+from segstore.segment.checkpointfile import CheckpointFile, is_unfinished
 from segstore.segment.doorbell import Doorbell
 
 
@@ -85,7 +85,8 @@ class Consumer:
                 "consumer again at the offset it had reached",
             )
         self._file = file
-        # A power cut or a truncation may have taken what was committed; new records come there.
+        self._epoch = reader.view.epoch()
+        # What was committed may be gone where no writer has come by since a power cut.
         self._position = min(self.committed, reader.view.end_offset())
         _OPEN_CONSUMERS.add(self)
 
@@ -238,6 +239,12 @@ class Consumer:
         self._reader.check_open()
         if self._is_closed:
             raise LogClosedError(f"consumer {self.name!r} was closed")
+        view = self._reader.view
+        epoch = view.epoch()
+        if epoch != self._epoch:  # offsets are given out again
+            self._file.reload()
+            self._position = min(self._position, self.committed, view.end_offset())
+            self._epoch = epoch
 
 
 _OPEN_CONSUMERS: weakref.WeakSet[Consumer] = weakref.WeakSet()
@@ -265,15 +272,16 @@ def registered(disk: Disk) -> Mapping[str, tuple[int, int]]:
         if file is not None:
             found[name] = file.current.value, file.current.lost_count
             file.close()
-        else:  # damaged: nobody knows what it still needs, so everything
+        elif not is_unfinished(disk, file_name, KIND_CONSUMER):
+            # Damaged: nobody knows what it still needs, so everything.
             found[name] = 0, 0
     return found
 
 
 def hold_back(disk: Disk, end_offset: int, now: int) -> None:
-    """Move consumers back that had committed what a power cut then took from the log.
+    """Move consumers back that had committed what a power cut or a truncation took from the log.
 
-    Their offsets are given out again, and the records that get them have not been processed.
+    Its offsets are given out again, and the records that get them have not been processed.
 
     Raises:
         OSError: a committed offset can't be stored.
@@ -282,6 +290,7 @@ def hold_back(disk: Disk, end_offset: int, now: int) -> None:
         if committed > end_offset:
             file = CheckpointFile.open(disk, consumer_file(name), KIND_CONSUMER, write=True)
             if file is not None:
+                file.prove()  # it may have been written and never synced
                 file.move(end_offset, now)
                 file.close()
 

@@ -603,13 +603,11 @@ class Log:
             ConsumerLockedError: somebody holds it.
             ReadOnlyError, LogClosedError: as for `append`.
         """
-        from segstore.log.consumer import registered
-
         self._appending()
-        if name not in registered(self._disk):
-            return False
         file_name = consumer_file(name)
         with _storage_errors(f"consumer {name!r} can't be removed"):
+            if self._disk.size_of(file_name) is None:
+                return False
             file = self._disk.open(file_name)
             try:
                 file.lock()

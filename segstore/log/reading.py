@@ -157,6 +157,8 @@ class LogReader:
         ):
             try:
                 found = self._find_record(offset, catalog, written_end)
+            except SegstoreError:
+                raise
             except OSError as error:
                 raise self._failed(error) from error
             if isinstance(found, Record):
@@ -179,6 +181,8 @@ class LogReader:
                 continue
             try:
                 reader = self._open(segment)
+            except SegstoreError:
+                raise
             except OSError as error:
                 raise self._failed(error) from error
             if reader is None:  # swapped: the whole question again, as things are now
@@ -213,12 +217,12 @@ class LogReader:
     def _batches(self, offsets: range, errors: OnDamage) -> Iterator[RecordBatch]:
         try:
             yield from self._find_batches(offsets, errors)
+        except SegstoreError:
+            raise
         except OSError as error:
             raise self._failed(error) from error
 
-    def _failed(self, error: OSError) -> OSError:
-        if isinstance(error, SegstoreError):
-            return error
+    def _failed(self, error: OSError) -> StorageError:
         return StorageError(
             error.errno, f"{self.view.disk.path} can't be read: {error.strerror or error}"
         )

@@ -142,6 +142,7 @@ def truncate(
         writer.manager.reset(found.catalog.without(run))
         durable_offset = min(writer.durable_offset, end_offset)
         _take_over(disk, found, writer.manager, log_id, created, end_offset, durable_offset)
+        hold_back(disk, end_offset, created)
         writer.rewind(end_offset)
     except BaseException as error:
         # Its file may have its name although the sync behind that failed.

@@ -12,7 +12,7 @@ from segstore.format.scanner import Damage, readable
 from segstore.log.report import CutTail, LostRange, VerifyReport
 from segstore.log.view import LogView
 from segstore.segment.catalog import Segment
-from segstore.segment.checkpointfile import CheckpointFile
+from segstore.segment.checkpointfile import CheckpointFile, is_unfinished
 from segstore.segment.reader import SegmentReader
 
 
@@ -116,15 +116,14 @@ def _notes(disk: Disk) -> list[str]:
 
 
 def _is_damaged(disk: Disk, name: str, kind: bytes) -> bool:
-    if not disk.size_of(name):  # being made
-        return False
     try:
         file = CheckpointFile.open(disk, name, kind, write=False)
+        if file is None:
+            return kind != KIND_CONSUMER or not is_unfinished(disk, name, kind)
     except FileNotFoundError:  # a consumer that was removed since the listing
         return False
-    if file is not None:
-        file.close()
-    return file is None
+    file.close()
+    return False
 
 
 def _open(view: LogView, segment: Segment) -> tuple[Segment, SegmentReader] | None:

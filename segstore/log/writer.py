@@ -356,6 +356,8 @@ class LogWriter:
                 self.sync(with_index=True)
             if self._tail is not None:
                 self._tail.sync()
+        except StorageError:
+            raise
         except OSError as error:
             raise self._storage_error(error, "the tail can't be synced") from error
         finally:
@@ -544,8 +546,6 @@ class LogWriter:
         return os.getpid() != self._process_id
 
     def _storage_error(self, error: OSError, what: str) -> StorageError:
-        if isinstance(error, StorageError):
-            return error
         advice = (
             "free some space (retention and trim still work) and append again"
             if error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -85,7 +85,8 @@ class CheckpointFile:
         """The file of that name, locked, made with `value` if it is new; None if it is damaged.
 
         It is made under its own name and under its lock, never put in place of another: whoever
-        holds the lock of a file that lost its name would hold nothing.
+        holds the lock of a file that lost its name would hold nothing. The header comes last, when
+        the rest is durable: without one the file was never finished, and is begun again.
 
         Raises:
             LockHeldError: somebody else holds it.
@@ -104,27 +105,27 @@ class CheckpointFile:
                 if not _has_lock_of(disk, name):
                     file.close()
                     continue
-                if file.size() < CHECKPOINT_BYTES:  # new, or whoever made it did not get far
-                    first = Checkpoint(1, value, header.created)
-                    head = encode_file_header(header)
-                    slot_at = slot_position(first.sequence)
-                    zeros = (
-                        bytes(slot_at - len(head)),
-                        bytes(CHECKPOINT_BYTES - slot_at - SLOT_BYTES),
-                    )
-                    file.write([head, zeros[0], encode_slot(first), zeros[1]], 0)
-                    file.sync()
-                    disk.sync_directory()
                 data = file.read(CHECKPOINT_BYTES, 0)
-                found = decode_file_header(data[:FILE_HEADER_BYTES], header.kind)
-                current = decode_slots(data)
+                found, current = decode_file_header(data, header.kind), decode_slots(data)
+                if found is None and _may_be_new(data):
+                    found, current = header, current or Checkpoint(1, value, header.created)
+                    slot_at = slot_position(current.sequence)
+                    zeros = bytes(slot_at), bytes(CHECKPOINT_BYTES - slot_at - SLOT_BYTES)
+                    file.write([zeros[0], encode_slot(current), zeros[1]], 0)
+                    file.sync()
+                    file.write([encode_file_header(header)], 0)
+                if found is None or current is None:
+                    file.close()
+                    return None
+                taken = cls(file, found, current)
+                # Whoever had it before may have been killed ahead of a sync. Of two slots that are
+                # not durable, the next power cut could take both.
+                taken.prove()
+                disk.sync_directory()
             except BaseException:
                 file.close()
                 raise
-            if found is None or current is None:
-                file.close()
-                return None
-            return cls(file, found, current)
+            return taken
 
     def reload(self) -> Checkpoint | None:
         """What the file holds now, as another process may have moved it; None if damaged."""
@@ -173,6 +174,26 @@ class CheckpointFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def is_unfinished(disk: Disk, name: str, kind: bytes) -> bool:
+    """Whether `CheckpointFile.take` began the file and has not finished it: it says nothing yet.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    file = disk.open(name)
+    try:
+        data = file.read(CHECKPOINT_BYTES, 0)
+    finally:
+        file.close()
+    return decode_file_header(data, kind) is None and _may_be_new(data)
+
+
+def _may_be_new(data: bytes) -> bool:
+    """Whether the value was never moved; `data` has no intact header."""
+    second = slot_position(2)
+    return not any(data[second : second + SLOT_BYTES])
 
 
 def _has_lock_of(disk: Disk, name: str) -> bool:

@@ -27,7 +27,7 @@ from segstore.format.checkpoint import CHECKPOINT_BYTES, SLOT_BYTES
 from segstore.format.names import segment_file
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.testing.faulty import FaultyDisk
-from segstore.testing.memory import MemoryDisk
+from segstore.testing.memory import Event, MemoryDisk
 
 from .records import lines
 
@@ -217,7 +217,7 @@ def test_a_torn_commit_leaves_the_last_one(log: Log) -> None:
 def test_a_damaged_consumer_is_reported_and_can_be_removed(log: Log) -> None:
     log.consumer("one").close()
     file = Path(log.path, "one.consumer")
-    file.write_bytes(bytes(CHECKPOINT_BYTES))
+    file.write_bytes(file.read_bytes()[:SLOT_BYTES] + bytes(CHECKPOINT_BYTES - SLOT_BYTES))
     with pytest.raises(CorruptionError, match="committed offset"):
         log.consumer("one")
     assert log.remove_consumer("one")
@@ -294,6 +294,39 @@ def test_a_commit_ahead_of_a_truncated_log_does_not_skip_what_comes(log: Log) ->
         assert consumer.position == 100
         log.append(b"new")
         assert [r.value for r in consumer.poll()] == [b"new"]
+
+
+def test_a_truncation_moves_a_consumer_back_before_its_offsets_are_given_again(log: Log) -> None:
+    with log.consumer("closed", start="end"):
+        pass
+    with log.consumer("open") as consumer:
+        consumer.poll(150)
+        consumer.commit()
+        consumer.poll(100)
+        log.truncate(99)
+        new = log.append_many([b"new"] * 200)
+        assert {info.name: info.committed for info in log.consumers()} == {
+            "closed": 100,
+            "open": 100,
+        }
+        # What was committed says where to go on: what was not, comes again.
+        assert [record.offset for record in consumer.poll(1000)] == list(new)
+        consumer.commit()
+        assert consumer.committed == new.stop
+    with log.consumer("closed") as consumer:
+        assert [record.offset for record in consumer.poll(1000)] == list(new)
+
+
+def test_a_truncation_moves_the_consumer_of_another_handle_back(log: Log) -> None:
+    log.sync()
+    with open_log(log.path, "r") as other, other.consumer("one") as consumer:
+        consumer.poll(200)
+        consumer.commit()
+        log.truncate(99)
+        new = log.append_many([b"new"] * 200)
+        consumer.commit()  # not what the position was
+        assert consumer.committed == 100
+        assert [record.offset for record in consumer.poll(1000)] == list(new)
 
 
 def test_a_closed_consumer_refuses(log: Log) -> None:
@@ -439,3 +472,69 @@ def test_a_consumer_is_held_back_to_what_a_power_cut_left(seed: int) -> None:
         with log.consumer("one") as consumer:
             found = [record.offset for record in consumer.poll(1000)]
         assert set(new) <= set(found)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_registration_torn_by_a_power_cut_is_made_again(seed: int) -> None:
+    random_ = random.Random(seed)
+    cut_at = random_.randrange(8)
+    states: list[MemoryDisk] = []
+
+    def watch(disk: MemoryDisk, event: Event) -> None:
+        if event.kind != "create":
+            states.append(disk.unsynced().sample(random_))
+
+    disk = MemoryDisk()
+    config = LogConfig.of({"background": False}, environment={})
+    with Log(disk, "a", config) as log:
+        log.append_many(lines(50), durability="durable")
+        disk.watch = watch
+        log.consumer("one", start=20).close()
+        disk.watch = None
+        states.append(disk.unsynced().sample(random_))
+    after = states[min(cut_at, len(states) - 1)]
+    with Log(after, "a", config) as log:
+        assert [info.committed for info in log.consumers()] in ([], [20])
+        assert not log.verify().notes
+        with log.consumer("one", start=20) as consumer:
+            assert consumer.poll(1)[0].offset == 20
+
+
+def test_an_opened_consumer_stands_on_what_is_durable() -> None:
+    """Two commits that no sync covered must not be in both slots when the power goes."""
+    disk = MemoryDisk()
+    config = LogConfig.of({"background": False}, environment={})
+    log = Log(disk, "a", config)
+    log.append_many(lines(50), durability="durable")
+    with log.consumer("one") as consumer:
+        consumer.commit(10)
+        consumer.commit(20)
+        killed = []
+
+        def kill(disk: MemoryDisk, event: Event) -> None:
+            if event.kind == "sync" and not killed:
+                killed.append(disk.after_kill())
+
+        disk.watch = kill
+        consumer.commit(30)
+    after = killed[0]
+    log = Log(after, "a", config)
+    with log.consumer("one") as consumer:
+        assert consumer.committed == 30  # as the cache has it
+        assert _committed_after_power_cuts(after) == {30}
+        consumer.commit()
+        consumer.poll(5)
+        cuts: set[int] = set()
+        after.watch = lambda disk, _: cuts.update(_committed_after_power_cuts(disk))
+        consumer.commit()
+        assert cuts <= {30, 35}
+
+
+def _committed_after_power_cuts(disk: MemoryDisk) -> set[int]:
+    unsynced = disk.unsynced()
+    config = LogConfig.of({"background": False}, environment={})
+    found = set()
+    for seed in range(40):
+        with Log(unsynced.sample(random.Random(seed)), "r", config) as log:
+            found.update(info.committed for info in log.consumers())
+    return found

@@ -32,7 +32,8 @@ class Expected:
         attempts: what may follow `records`: sent, and not acknowledged (yet).
         start: what is below was deleted on purpose; `start_max` while that is under way.
         truncation: the end offset of a truncation under way, which happens whole or not at all.
-        committed: by consumer, the least committed offset that a power cut has to leave.
+        committed: by consumer, what a crash may leave as its committed offset; None where it may
+            be unknown.
     """
 
     def __init__(self) -> None:
@@ -43,13 +44,14 @@ class Expected:
         self.start = 0
         self.start_max = 0
         self.truncation: int | None = None
-        self.committed: dict[str, int] = {}
+        self.committed: dict[str, frozenset[int | None]] = {}
 
     def copy(self) -> Expected:
         other = Expected()
         vars(other).update(vars(self))
         other.records = list(self.records)
         other.attempts = list(self.attempts)
+        other.committed = dict(self.committed)
         return other
 
     def acknowledge(self, records: list[Sent], *, durable: bool) -> None:
@@ -66,6 +68,22 @@ class Expected:
         self.written = min(self.written, end_offset)
         self.durable = min(self.durable, end_offset)
         self.truncation = None
+        self.hold_back(end_offset)
+
+    def commits(self, name: str, *offsets: int) -> None:
+        """A consumer's committed offset is about to be one of these."""
+        self.committed[name] = self.committed.get(name, frozenset([None])).union(offsets)
+
+    def committed_is(self, name: str, offset: int | None) -> None:
+        """It is that now, durably."""
+        self.committed[name] = frozenset([offset])
+
+    def hold_back(self, end_offset: int) -> None:
+        """Offsets from there on are given out again."""
+        for name, offsets in self.committed.items():
+            self.committed[name] = frozenset(
+                None if offset is None else min(offset, end_offset) for offset in offsets
+            )
 
     def settle(self, start_offset: int, end_offset: int) -> None:
         """After a reopening: what survived is the log now."""
@@ -75,6 +93,46 @@ class Expected:
         self.written = end_offset
         self.durable = min(self.durable, end_offset)
         self.attempts = []
+        self.hold_back(end_offset)
+
+
+def check_consumers(log: Log, expected: Expected, end: int, *, floor: int | None = None) -> None:
+    """C1, C2: no commit is lost, and none is ahead of what was committed to, or of the log.
+
+    `end` is how far the offsets of the log were given out; what was committed above it counts for
+    no more than that. Recovery that was interrupted may have held it back to `floor`.
+    """
+    floor = end if floor is None else floor
+    found = {info.name: info.committed for info in log.consumers()}
+    for name, allowed in expected.committed.items():
+        offsets = [min(offset, end) for offset in allowed if offset is not None]
+        if name not in found:
+            if None not in allowed:
+                raise BrokenError(f"C1: consumer {name} is gone, and had one of {sorted(offsets)}")
+        elif found[name] > (highest := max(offsets, default=0)):
+            raise BrokenError(f"C2: consumer {name} is at {found[name]}, above {highest}")
+        elif found[name] < (least := min([*offsets, floor])) and None not in allowed:
+            raise BrokenError(f"C1: consumer {name} is at {found[name]}, below {least}")
+    for name in found.keys() - expected.committed.keys():
+        raise BrokenError(f"C2: nobody registered consumer {name}")
+
+
+def check_consuming(log: Log, expected: Expected) -> None:
+    """C3: each consumer goes on with just the record that its committed offset says."""
+    for name, allowed in list(expected.committed.items()):
+        expected.commits(name, log.start_offset)
+        with log.consumer(name) as consumer:
+            position = max(consumer.committed, log.start_offset)
+            for number, record in enumerate(consumer.poll(3)):
+                if record.offset != position + number:
+                    raise BrokenError(
+                        f"C3: consumer {name} gets {record.offset}, not {position + number} "
+                        f"(of {sorted(map(str, allowed))})"
+                    )
+                compare(record, expected.records[record.offset])
+            expected.commits(name, consumer.position)
+            consumer.commit()
+            expected.committed_is(name, consumer.committed)
 
 
 def check_records(log: Log, expected: Expected, floor: int, *, random: Random | None) -> int:
@@ -153,6 +211,8 @@ def check_state(
             raise BrokenError("I1: a reader finds no log") from None
     else:
         read_end = check_records(reader, expected, floor, random=random)
+        known_end = len(expected.records) + len(expected.attempts)
+        check_consumers(reader, expected, known_end, floor=floor)
         reader.close()
     if disk.contents() != before:
         raise BrokenError("I5: a reader changed a file")
@@ -168,6 +228,7 @@ def check_state(
     if log.durable_offset > end:
         raise BrokenError(f"durable offset {log.durable_offset} is above the end {end}")
     check_names(disk)
+    check_consumers(log, expected, end)
     expected.settle(log.start_offset, end)
     if not thorough:
         log.close()
@@ -181,10 +242,12 @@ def check_state(
             raise BrokenError("I4: an append after recovery got another offset")
         expected.acknowledge([sent], durable=False)
     check_records(log, expected, expected.written, random=random)
+    check_consuming(log, expected)
     if random.random() < 0.5:
         killed = disk.after_kill()
         again = Log(killed, "a", config)
         check_records(again, expected, expected.written, random=random)
+        check_consumers(again, expected, expected.written)
         if again.recovery.lost and not lost_is_fine:
             raise BrokenError(f"damage after a kill: {again.recovery.lost}")
         again.close()
@@ -198,6 +261,7 @@ def _check_stays(disk: MemoryDisk, expected: Expected, config: LogConfig) -> Non
     before = files_of(disk)
     log = Log(disk, "a", config)
     check_records(log, expected, expected.written, random=None)
+    check_consumers(log, expected, expected.written)
     if log.recovery.cut or log.recovery.removed:
         raise BrokenError(f"I5: a second opening still repairs: {log.recovery}")
     log.close()

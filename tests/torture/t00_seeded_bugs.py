@@ -10,11 +10,13 @@ from unittest.mock import patch
 
 from segstore.errors import LogLockedError, SyncFailedError
 from segstore.format import frame as frame_module
+from segstore.format.checkpoint import Checkpoint, encode_slot, slot_position
 from segstore.log import log as log_module
 from segstore.log import opening, starting
 from segstore.log import writer as writer_module
 from segstore.segment import reader as reader_module
 from segstore.segment import writer as segment_writer_module
+from segstore.segment.checkpointfile import CheckpointFile
 from segstore.testing import faulty, memory
 from segstore.testing.faulty import Fault
 from segstore.testing.memory import MemoryDisk
@@ -28,6 +30,10 @@ Hunt = Callable[[Run], None]
 def power_loss(run: Run) -> None:
     t02_power_loss.run_level(run, "written", 150)
     t02_power_loss.run_level(run, "durable", 150)
+
+
+def power_loss_of_consumers(run: Run) -> None:
+    t02_power_loss.run_level(run, "written", 600)
 
 
 def power_loss_of_large_frames(run: Run) -> None:
@@ -214,6 +220,23 @@ def _tail_not_voided() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _consumers_not_held_back() -> Iterator[None]:
+    with patch.object(starting, "hold_back", lambda *_: None):
+        yield
+
+
+@contextmanager
+def _commit_before_sync() -> Iterator[None]:
+    def move(self: Any, value: int, time: int, *, lost_count: int | None = None) -> None:
+        lost = self.current.lost_count if lost_count is None else lost_count
+        self.current = Checkpoint(self.current.sequence + 1, value, time, lost)
+        self._file.write([encode_slot(self.current)], slot_position(self.current.sequence))
+
+    with patch.object(CheckpointFile, "move", move):
+        yield
+
+
 BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
     "acknowledge before sync": (_acknowledge_before_sync, power_loss),
     "no directory sync": (_no_directory_sync, power_loss),
@@ -229,6 +252,8 @@ BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
     "no fork guard": (_no_fork_guard, forked_child),
     "no lock": (_no_lock, second_writer),
     "tail not voided": (_tail_not_voided, power_loss),
+    "consumers not held back": (_consumers_not_held_back, power_loss_of_consumers),
+    "commit before sync": (_commit_before_sync, power_loss_of_consumers),
 }
 
 

@@ -1,5 +1,6 @@
 """T2: whatever a power cut leaves of unsynced sectors and names, every durable record is there,
-what survives of the rest is a prefix, and nothing that was never sent is returned.
+what survives of the rest is a prefix, nothing that was never sent is returned, and every consumer
+is where it committed to; also where a kill came before, and left things that nobody has synced.
 """
 
 from __future__ import annotations
@@ -16,6 +17,15 @@ POINTS = 1000
 STATES_PER_POINT = 30
 # Each of several blocks, which have checks of their own, and often torn between them.
 LARGE_FRAMES = {"segment_size": 32768, "batch_size": 16384}
+# Of the changes to the disk, one in so many is the last of its process.
+KILL_INTERVAL = 120
+
+
+class _KilledError(BaseException):
+    """The process is gone; `disk` is what it left."""
+
+    def __init__(self, disk: MemoryDisk) -> None:
+        self.disk = disk
 
 
 def run(run: Run) -> None:
@@ -37,13 +47,17 @@ def run_workload(
 ) -> int:
     """One workload with power cuts at some of its events; how many points there were."""
     random = Random(seed)
-    cuts = Random(seed + 1)
+    cuts, kills = Random(seed + 1), Random(seed + 2)
     config = small_config(random, durability=level, **options)
     points = 0
     workload: Workload | None = None
 
     def watch(disk: MemoryDisk, event: Event) -> None:
         nonlocal points
+        if disk is not living:
+            return
+        if workload is not None and kills.randrange(KILL_INTERVAL) == 0:
+            raise _KilledError(disk.after_kill())
         if workload is None or points >= points_wanted or run.is_over or cuts.random() > 0.2:
             return
         points += 1
@@ -71,12 +85,24 @@ def run_workload(
                 ) from error
 
     with small_tail(random.choice((8192, 12288, 65536))):
-        disk = MemoryDisk(watch=watch)
-        workload = Workload(disk, config, random)
+        living = MemoryDisk(watch=watch)
+        workload = Workload(living, config, random)
         for _ in range(steps):
-            workload.step()
-            # A cut between two events: the stores into the tail since the last one.
-            watch(disk, Event("nothing", ""))
+            try:
+                workload.step()
+                # A cut between two events: the stores into the tail since the last one.
+                watch(living, Event("nothing", ""))
+            except _KilledError as killed:
+                dead: _KilledError | None = killed
+                while dead is not None:
+                    run.count("kills")
+                    living = dead.disk
+                    living.watch = watch
+                    try:
+                        workload.revive(living)
+                        dead = None
+                    except _KilledError as again:  # in the recovery
+                        dead = again
             if points >= points_wanted or run.is_over:
                 break
     return points

@@ -12,7 +12,8 @@ from segstore.disk import Disk
 from segstore.errors import SegstoreError
 from segstore.log.log import Log
 from segstore.segment import tail as tail_module
-from tests.torture.expected import Expected, Sent
+from tests.torture.campaign import BrokenError
+from tests.torture.expected import Expected, Sent, check_consumers, check_records
 
 
 def small_config(random: Random | None = None, **options: Any) -> LogConfig:
@@ -66,7 +67,8 @@ class Workload:
         """
         names = ["append"] * 10 + ["append_many"] * 3 + ["append_durable"] * 2
         names += ["sync", "sync", "roll", "maintain", "maintain", "reopen"]
-        names += ["compress", "trim", "truncate", "sweep", "consume"] if self.housekeeping else []
+        names += ["compress", "trim", "truncate", "sweep"] if self.housekeeping else []
+        names += ["consume", "consume", "forget"] if self.housekeeping else []
         name = self.random.choice(names)
         getattr(self, name)()
         return name
@@ -159,16 +161,31 @@ class Workload:
             end = max(end, len(expected.records) - 8)
         expected.truncation = end
         self.was_truncated = True
+        for name, offsets in expected.committed.items():
+            expected.commits(name, *(min(offset, end) for offset in offsets if offset is not None))
         self.log.truncate(end - 1)
         expected.truncate(end)
         expected.durable = max(expected.durable, end)
 
     def consume(self) -> None:
-        name = self.random.choice(("one", "two"))
+        name, expected = self.random.choice(("one", "two")), self.expected
+        expected.commits(name, self.log.start_offset)
         with self.log.consumer(name) as consumer:
-            consumer.poll(self.random.choice((1, 20)))
+            position = max(consumer.committed, self.log.start_offset)
+            records = consumer.poll(self.random.choice((1, 20, 1000)))
+            if records and records[0].offset != position:
+                raise BrokenError(f"C3: consumer {name} gets {records[0].offset}, not {position}")
+            expected.commits(name, consumer.position)
             consumer.commit()
-            self.expected.committed[name] = consumer.committed
+            expected.committed_is(name, consumer.committed)
+
+    def forget(self) -> None:
+        if self.random.random() < 0.7:
+            return
+        name, expected = self.random.choice(("one", "two")), self.expected
+        expected.committed[name] = expected.committed.get(name, frozenset()) | {None}
+        self.log.remove_consumer(name)
+        expected.committed_is(name, None)
 
     @contextmanager
     def _start_moves(self) -> Iterator[None]:
@@ -185,6 +202,15 @@ class Workload:
         self.log.close()
         self.expected.durable = max(self.expected.durable, target)
         self.log = Log(self.disk, "a", self.config)
+
+    def revive(self, disk: Disk) -> None:
+        """Go on with what a killed process left, which recovery must find whole."""
+        self.disk = disk
+        expected = self.expected
+        self.log = Log(disk, "a", self.config)
+        end = check_records(self.log, expected, expected.written, random=self.random)
+        check_consumers(self.log, expected, end)
+        expected.settle(self.log.start_offset, end)
 
     def after_failure(self, batch: list[Sent]) -> None:
         """What a refused append left in the log all the same keeps its offsets."""

@@ -1,0 +1,72 @@
+"""What an error says it came from: whoever walks up from cause to cause has to arrive."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from segstore import CorruptionError, Log, StorageError
+from segstore.config import LogConfig
+from segstore.testing.faulty import Fault, FaultyDisk
+from segstore.testing.memory import MemoryDisk
+
+CONFIG = LogConfig.of(
+    {"background": False, "segment_size": 4096, "batch_size": 1024}, environment={}
+)
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = [error]
+    while (cause := found[-1].__cause__) is not None:
+        assert cause not in found
+        found.append(cause)
+    return found
+
+
+def failing(kind: str) -> tuple[FaultyDisk, Log]:
+    disk = FaultyDisk(MemoryDisk())
+    log = Log(disk, "a", CONFIG)
+    log.append_many([b"some record"] * 500)
+    disk.faults = [Fault(kind, disk.counts[kind] + 1, errno.EIO, is_lasting=True)]
+    return disk, log
+
+
+@pytest.mark.parametrize(
+    ("kind", "use"),
+    [
+        ("write", lambda log: log.append_many([b"x" * 100] * 500)),
+        ("sync", lambda log: log.append(b"x", durability="durable")),
+        ("sync", Log.close),
+        ("map_sync", Log.close),
+        ("create", Log.roll),
+        ("read", lambda log: list(log.read())),
+        ("read", lambda log: log[0]),
+        ("open", lambda log: log.offset_for_time(0)),
+        ("read", lambda log: list(log.find(b"key"))),
+    ],
+)
+def test_a_failed_call_is_the_cause_and_no_error_its_own(
+    kind: str, use: Callable[[Log], object]
+) -> None:
+    disk, log = failing(kind)
+    with pytest.raises(StorageError) as caught:
+        use(log)
+    assert [type(cause) for cause in causes(caught.value)][1:] == [OSError]
+    disk.faults = []
+
+
+def test_damage_is_not_its_own_cause() -> None:
+    disk = MemoryDisk()
+    with Log(disk, "a", CONFIG) as log:
+        log.append_many([b"some record"] * 500)
+    name = min(name for name in disk.names() if name.endswith(".log"))
+    file = disk.open(name, write=True)
+    file.write([bytes(500)], 700)
+    file.close()
+    with Log(disk, "r", CONFIG) as log:
+        for use in (lambda: list(log.read()), lambda: list(log.values()), lambda: log[20]):
+            with pytest.raises(CorruptionError) as caught:
+                use()
+            assert causes(caught.value) == [caught.value]
