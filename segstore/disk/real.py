@@ -184,9 +184,17 @@ class OsDisk:
         self._directory: OsFile | None = OsFile(descriptor, self.path, write=False)
 
     def names(self) -> list[str]:
-        """By listdir."""
+        """By listdir, each time by a descriptor of its own.
+
+        How far a listing got is kept with the open directory: two threads, or a process and its
+        fork, that list by one descriptor get each a part of the names, or some of them twice.
+        """
         directory = self._in_use()
-        return os.listdir(directory.descriptor)
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory.descriptor)
+        try:
+            return os.listdir(descriptor)
+        finally:
+            os.close(descriptor)
 
     def size_of(self, name: str) -> int | None:
         """By lstat."""

@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+import threading
 
 import pytest
 
@@ -146,3 +147,29 @@ def test_a_closed_disk_keeps_its_number_for_calls_under_way(disk):
     del held
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
+
+
+def list_often(disk, count=4000):
+    return {len(disk.names()) for _ in range(count)}
+
+
+def test_listings_at_the_same_time_do_not_share_their_place(disk):
+    for number in range(20):
+        disk.open(f"f{number}", write=True, create=True)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(list_often(disk))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [{20}] * 4
+
+
+def test_a_forked_child_lists_by_itself(disk):
+    for number in range(20):
+        disk.open(f"f{number}", write=True, create=True)
+    child = os.fork()
+    if child == 0:
+        os._exit(list_often(disk, 20_000) != {20})
+    assert list_often(disk, 20_000) == {20}
+    assert os.waitpid(child, 0)[1] == 0
