@@ -13,7 +13,7 @@ from segstore.format.frame import EncodedFrame
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.keys import key_filter_of, read_again
 from segstore.segment.state import Mark
-from segstore.segment.writer import SegmentBrokenError, SegmentWriter
+from segstore.segment.writer import NotWrittenError, SegmentBrokenError, SegmentWriter
 
 
 class SegmentManager:
@@ -68,7 +68,7 @@ class SegmentManager:
         """Create the segment to write to.
 
         Raises:
-            OSError: it can't be created; nothing is left behind.
+            OSError: it can't be created.
         """
         self.adopt(self._create(base_offset))
 
@@ -92,8 +92,8 @@ class SegmentManager:
         """Append frames, all or none, rolling as often as it takes.
 
         Raises:
-            OSError: they could not be written, and everything is as it was; SegmentBrokenError if
-                it could not be put back.
+            NotWrittenError: they could not be written, and everything is as it was.
+            OSError: they may have been written in part; SegmentBrokenError for one.
         """
         if self._fitting(self.active, frames) == len(frames):
             self.active.write(frames, append_time)
@@ -115,7 +115,7 @@ class SegmentManager:
                     continue
                 writer.write(waiting[:count], append_time)
                 del waiting[:count]
-        except OSError:
+        except NotWrittenError:
             self._undo(created, mark)
             raise
         for new in created:
@@ -140,7 +140,8 @@ class SegmentManager:
         """Start a new segment, unless the active one is empty; True if it did.
 
         Raises:
-            OSError: a new one can't be created; the active one goes on.
+            NotWrittenError: a new one can't be created; the active one goes on.
+            OSError: it may be there in part.
         """
         if self.active.state.is_empty:
             return False

@@ -189,13 +189,12 @@ class FileView:
     def start_offset(self) -> int:
         """As the checkpoint says now, or where the first segment starts."""
         first = self._catalog.segments[0].base_offset if len(self._catalog) else 0
-        checkpoint = self._start
-        if checkpoint is None:
-            checkpoint = CheckpointFile.open(self.disk, START, KIND_START, write=False)
-            self._start = checkpoint
-        elif checkpoint.reload() is None:
-            return first
-        return first if checkpoint is None else checkpoint.current.value
+        if self._start is None:
+            self._start = CheckpointFile.open(self.disk, START, KIND_START, write=False)
+            current = None if self._start is None else self._start.current
+        else:
+            current = self._start.reload()
+        return first if current is None else current.value
 
     def end_offset(self) -> int:
         """The end of the segments, or of the tail where that goes on from there."""

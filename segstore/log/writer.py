@@ -36,7 +36,7 @@ from segstore.log.clock import EngineClock
 from segstore.log.groupcommit import SyncTurn
 from segstore.log.manager import SegmentManager
 from segstore.segment.tail import FRAMES_POSITION, Staged, Tail, TailBuffer
-from segstore.segment.writer import SegmentBrokenError
+from segstore.segment.writer import NotWrittenError, SegmentBrokenError
 
 # Frames up to this size are staged in the tail, larger ones go straight to the segment.
 STAGED_FRAME_BYTES_MAX = 32 * 1024
@@ -274,7 +274,7 @@ class LogWriter:
             try:
                 return self.manager.roll()
             except OSError as error:
-                self._is_unsettled = False
+                self._is_unsettled = not isinstance(error, NotWrittenError)
                 raise self._storage_error(error, "a new segment can't be created") from error
 
     def seal_rolled(self) -> int:
@@ -452,7 +452,7 @@ class LogWriter:
             )
             raise self._failure from error
         except OSError as error:
-            self._is_unsettled = False
+            self._is_unsettled = not isinstance(error, NotWrittenError)
             raise self._storage_error(error, "the records can't be written") from error
         last = frames[-1]
         self.written_end = last.base_offset + last.record_count
@@ -551,7 +551,8 @@ class LogWriter:
             if error.errno in (errno.ENOSPC, errno.EDQUOT)
             else "nothing was acknowledged"
         )
-        return StorageError(error.errno or errno.EIO, f"{what}: {error.strerror}; {advice}")
+        why = error.strerror or repr(error)
+        return StorageError(error.errno or errno.EIO, f"{what}: {why}; {advice}")
 
     def _fail_halfway(self) -> None:
         self._is_halfway = True
@@ -561,7 +562,7 @@ class LogWriter:
     def _sync_failed(self, error: OSError) -> SyncFailedError:
         failure = SyncFailedError(
             error.errno or errno.EIO,
-            f"a sync failed ({error.strerror}), so what the disk holds above offset "
+            f"a sync failed ({error.strerror or repr(error)}), so what the disk holds above offset "
             f"{self._durable_offset} is unknown and nothing more is acknowledged; close the log "
             f"and open it again",
         )
@@ -613,7 +614,7 @@ class _Gate:
             if kind is None:
                 writer._is_unsettled = False
             elif writer._is_unsettled and writer._failure is None:
-                # A RecursionError or a MemoryError, for two.
+                # A RecursionError, for one, or what a signal handler raised.
                 writer._is_halfway = True
                 writer.fail(_interrupted())
             self.is_entered = False

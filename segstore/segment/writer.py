@@ -44,21 +44,29 @@ class SegmentWriter:
         """A new segment. Its name is not durable before the first `sync`.
 
         Raises:
-            OSError: a file can't be made; nothing is left behind.
+            NotWrittenError: a file can't be made; nothing is left behind.
+            OSError: a file can't be made, or another has the name.
         """
         name = segment_file(header.base_offset, RAW_SUFFIX)
-        index_file = IndexFile.create(disk, header._replace(kind=KIND_INDEX), index_capacity)
+        index_name = segment_file(header.base_offset, RAW_INDEX_SUFFIX)
         try:
-            file = disk.open(name, write=True, create=True)
+            index_file = IndexFile.create(disk, header._replace(kind=KIND_INDEX), index_capacity)
             try:
-                file.write([encode_file_header(header)], 0)
+                file = disk.open(name, write=True, create=True)
+                try:
+                    file.write([encode_file_header(header)], 0)
+                except OSError:
+                    file.close()
+                    disk.unlink(name)
+                    raise
             except OSError:
-                file.close()
-                disk.unlink(name)
+                index_file.close()
+                disk.unlink(index_name)
                 raise
-        except OSError:
-            index_file.close()
-            disk.unlink(segment_file(header.base_offset, RAW_INDEX_SUFFIX))
+        except OSError as error:
+            # One that a signal handler raised may have come between a file and its name here.
+            if disk.size_of(name) is None and disk.size_of(index_name) is None:
+                raise NotWrittenError.because_of(error) from error
             raise
         state = SegmentState(header.base_offset, index_interval_bytes)
         return cls(disk, header, file, index_file, state)
@@ -90,17 +98,17 @@ class SegmentWriter:
         """Append frames, all or none.
 
         Raises:
-            OSError: they could not be written, and the file is as it was; SegmentBrokenError when
-                it could not be put back.
+            NotWrittenError: they could not be written, and the file is as it was.
+            SegmentBrokenError: it could not be put back.
         """
         state = self.state
         parts = [part for frame in frames for part in frame.parts]
         position = state.size_bytes
         try:
             self._file.write(parts, position)
-        except OSError:
+        except OSError as error:
             self._truncate(position)
-            raise
+            raise NotWrittenError.because_of(error) from error
         for frame in frames:
             has_entry = state.add(
                 position,
@@ -199,6 +207,19 @@ class SegmentWriter:
             self._file.sync()
         except OSError as error:
             raise SegmentBrokenError(error.errno or errno.EIO, str(error)) from error
+
+
+class NotWrittenError(OSError):
+    """A write failed, and everything is as it was before.
+
+    Any other OSError says nothing of that: a signal handler may raise one, such as TimeoutError,
+    between any two steps.
+    """
+
+    @classmethod
+    def because_of(cls, error: OSError) -> NotWrittenError:
+        """With the number and the text of `error`."""
+        return cls(error.errno or errno.EIO, error.strerror or str(error))
 
 
 class SegmentBrokenError(OSError):
