@@ -2,12 +2,28 @@
 
 One root, so that ``except SegstoreError`` catches them all; where Python has a built-in meaning
 for the mistake (an index out of range, a bad value, a failed system call), the error is that too.
-Each message says what happened, where, and what to do.
+Each message says what happened, where, and what to do. Errors can be pickled and copied.
 """
+
+from typing import Any
 
 
 class SegstoreError(Exception):
     """The root of all errors that segstore raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, which would call the class with the message, where it takes other things."""
+        file = getattr(self, "filename", None)  # of an OSError, which keeps it out of `args`
+        arguments = self.args if file is None else (*self.args, file)
+        return _made_again, (type(self), arguments, vars(self))
+
+
+def _made_again(
+    kind: type[SegstoreError], arguments: tuple[Any, ...], attributes: dict[str, Any]
+) -> SegstoreError:
+    error = kind.__new__(kind, *arguments)
+    vars(error).update(attributes)
+    return error
 
 
 class ConfigError(SegstoreError, ValueError):

@@ -6,11 +6,13 @@ same on one that fails or forgets (`segstore.testing`).
 
 from segstore.disk.anew import open_anew
 from segstore.disk.base import Disk, File, LockHeldError, Mapping
+from segstore.disk.handle import Handle
 from segstore.disk.real import OsDisk, publish_directory, remove_directory
 
 __all__ = [
     "Disk",
     "File",
+    "Handle",
     "LockHeldError",
     "Mapping",
     "OsDisk",

@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from segstore.disk.base import Disk, LockHeldError
 from segstore.disk.futex import Futex
+from segstore.disk.handle import Handle
 from segstore.format.buffers import Buffer
 
 FILE_MODE = 0o600
@@ -28,7 +29,7 @@ _LOCK_NOTE_BYTES_MAX = 200
 _POLL_S = 0.002
 
 
-class OsMapping:
+class OsMapping(Handle):
     """A shared mapping of a file."""
 
     def __init__(self, descriptor: int, size_bytes: int, *, write: bool) -> None:
@@ -70,7 +71,7 @@ class OsMapping:
             pass
 
 
-class OsFile:
+class OsFile(Handle):
     """An open regular file."""
 
     def __init__(self, descriptor: int, name: str, *, write: bool) -> None:
@@ -172,7 +173,7 @@ class OsFile:
         self.close()
 
 
-class OsDisk:
+class OsDisk(Handle):
     """A directory of the file system."""
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:

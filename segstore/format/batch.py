@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Iterable, Sequence
 from struct import unpack_from
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from segstore.errors import OffsetOutOfRangeError
 from segstore.format.checksum import crc32c
@@ -177,6 +177,10 @@ class RecordBatch:
         part.end_offset = max(part.base_offset, min(self.end_offset, stop))
         return part
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: to other processes goes the whole frame, also of a slice."""
+        return _sliced, (bytes(self._data), self.header, self.base_offset, self.end_offset)
+
     @property
     def _first(self) -> int:
         """The place of the first record among those of the frame."""
@@ -206,6 +210,10 @@ class RecordBatch:
                 if not bits >> index & 1:
                     keys[index - first] = None
         return keys
+
+
+def _sliced(data: bytes, header: FrameHeader, start: int, stop: int) -> RecordBatch:
+    return RecordBatch(memoryview(data), header).slice(start, stop)
 
 
 def records_of(batch: RecordBatch) -> Iterable[Record]:

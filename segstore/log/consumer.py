@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
-from segstore.disk import Disk, LockHeldError
+from segstore.disk import Disk, Handle, LockHeldError
 from segstore.errors import (
     ConsumerLockedError,
     CorruptionError,
@@ -39,7 +39,7 @@ class ConsumerInfo(NamedTuple):
     lost_count: int
 
 
-class Consumer:
+class Consumer(Handle):
     """A named reader that remembers how far it got. `Log.consumer` makes one.
 
     Read with `poll` or by iterating, process, then `commit`: what was not committed comes again

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from segstore.disk import Handle
 from segstore.errors import ConfigError, OffsetOutOfRangeError
 from segstore.format.batch import Record
 from segstore.log.reading import LogReader, OnDamage
@@ -13,7 +14,7 @@ from segstore.segment.doorbell import Doorbell
 OnLost = Literal["raise", "continue"]
 
 
-class Follower(Iterator[Record]):
+class Follower(Handle, Iterator[Record]):
     """An endless iterator over a log; it ends when nothing came for `timeout_s`.
 
     How it waits: on Linux by futex on the doorbell file, which the writer's next append rings, so

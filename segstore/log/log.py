@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from segstore.config import Durability, LogConfig
-from segstore.disk import Disk, File, LockHeldError, OsDisk
+from segstore.disk import Disk, File, Handle, LockHeldError, OsDisk
 from segstore.errors import (
     ConfigError,
     ConsumerLockedError,
@@ -108,7 +108,7 @@ def open_log(
         ) from error
 
 
-class Log:
+class Log(Handle):
     """A segmented append-only log. `segstore.open` makes one.
 
     Every method may be called from any number of threads. A log is a context manager that closes
