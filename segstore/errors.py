@@ -5,6 +5,9 @@ for the mistake (an index out of range, a bad value, a failed system call), the 
 Each message says what happened, where, and what to do. Errors can be pickled and copied.
 """
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -128,6 +131,9 @@ class ConsumerLockedError(SegstoreError):
 class LogClosedError(SegstoreError, ValueError):
     """The log was closed, or belongs to the parent of this forked process."""
 
+    def __init__(self, message: str = "the log was closed; open it again") -> None:
+        super().__init__(message)
+
 
 class LogNotFoundError(SegstoreError, FileNotFoundError):
     """There is no log at the path."""
@@ -152,3 +158,19 @@ class SyncFailedError(StorageError):
     pages, and the next fsync would report success without having written them. Close the log and
     open it again; opening checks what is really there.
     """
+
+
+@contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Say what a failed system call kept from being done."""
+    try:
+        yield
+    except SegstoreError:
+        raise
+    except OSError as error:
+        raise storage_error(error, what) from error
+
+
+def storage_error(error: OSError, what: str) -> StorageError:
+    """The error for a failed system call: what it kept from being done, and why."""
+    return StorageError(error.errno or errno.EIO, f"{what}: {error.strerror or repr(error)}")

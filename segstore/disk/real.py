@@ -18,6 +18,7 @@ from contextlib import suppress
 from segstore.disk.base import Disk, LockHeldError
 from segstore.disk.futex import Futex
 from segstore.disk.handle import Handle
+from segstore.errors import LogClosedError
 from segstore.format.buffers import Buffer
 
 FILE_MODE = 0o600
@@ -262,7 +263,7 @@ class OsDisk(Handle):
         """
         directory = self._directory
         if directory is None:
-            raise OSError(errno.EBADF, "the log was closed", self.path)
+            raise LogClosedError()
         return directory
 
 

@@ -13,7 +13,7 @@ from segstore.errors import (
     CorruptionError,
     LogClosedError,
     OffsetOutOfRangeError,
-    StorageError,
+    storage_errors,
 )
 from segstore.format.batch import Record
 from segstore.format.fileheader import KIND_CONSUMER, FileHeader
@@ -173,6 +173,7 @@ class Consumer(Handle):
         Raises:
             OffsetOutOfRangeError: the offset is outside the log.
             TypeError: not exactly one of the two was given.
+            StorageError: a file can't be read.
             LogClosedError: the consumer was closed.
         """
         self._check_open()
@@ -180,7 +181,8 @@ class Consumer(Handle):
             raise TypeError("seek takes an offset or a timestamp")
         view = self._reader.view
         if timestamp is not None:
-            found = self._reader.offset_for_time(timestamp)
+            with storage_errors(f"consumer {self.name!r} can't look for a time"):
+                found = self._reader.offset_for_time(timestamp)
             offset = view.end_offset() if found is None else found
         self._position = self._reader.bounds(offset, None).start
         return self._position
@@ -220,12 +222,8 @@ class Consumer(Handle):
         return self._reader.records(self._reader.bounds(self._position, stop), "raise")
 
     def _move(self, value: int, lost_count: int) -> None:
-        try:
+        with storage_errors(f"consumer {self.name!r} can't store offset {value}"):
             self._file.move(value, self._clock(), lost_count=lost_count)
-        except OSError as error:
-            raise StorageError(
-                error.errno, f"consumer {self.name!r} can't store offset {value}: {error.strerror}"
-            ) from error
 
     def _has_more(self) -> bool:
         self._reader.check_open()

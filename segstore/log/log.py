@@ -24,6 +24,7 @@ from segstore.errors import (
     SegstoreError,
     StorageError,
     in_words,
+    storage_errors,
 )
 from segstore.format import checksum, kernel
 from segstore.format.batch import Record, RecordBatch
@@ -492,7 +493,7 @@ class Log(Handle):
         """
         from segstore.log.snapshot import take_snapshot
 
-        with self._housekeeping, _storage_errors("the snapshot failed"):
+        with self._housekeeping, storage_errors("the snapshot failed"):
             view = self._view()
             if self._writer is not None:
                 self._writer.sync()
@@ -572,7 +573,7 @@ class Log(Handle):
 
         reader = self._reading()
         position = resolve_start(reader, start)
-        with _storage_errors(f"consumer {name!r} can't be opened"):
+        with storage_errors(f"consumer {name!r} can't be opened"):
             return Consumer(self._disk, reader, self._bell, name, self._log_id or b"", position)
 
     def consumers(self) -> tuple[ConsumerInfo, ...]:
@@ -585,7 +586,7 @@ class Log(Handle):
 
         view = self._view()
         end, start = view.end_offset(), view.start_offset()
-        with _storage_errors("the consumers can't be read"):
+        with storage_errors("the consumers can't be read"):
             return tuple(
                 ConsumerInfo(
                     name,
@@ -605,7 +606,7 @@ class Log(Handle):
         """
         self._appending()
         file_name = consumer_file(name)
-        with _storage_errors(f"consumer {name!r} can't be removed"):
+        with storage_errors(f"consumer {name!r} can't be removed"):
             if self._disk.size_of(file_name) is None:
                 return False
             file = self._disk.open(file_name)
@@ -651,14 +652,21 @@ class Log(Handle):
             TypeError: `timestamp` is not an int.
             ValueError: it does not fit 64 bits.
             LogClosedError: the log was closed.
+            StorageError: a file can't be read.
         """
         check_timestamp(timestamp)
-        return self._reading().offset_for_time(timestamp)
+        with storage_errors(f"{self.path} can't be read"):
+            return self._reading().offset_for_time(timestamp)
 
     # Looking at the log itself
 
     def segments(self) -> tuple[SegmentInfo, ...]:
-        """The segments, oldest first."""
+        """The segments, oldest first.
+
+        Raises:
+            LogClosedError: the log was closed.
+            StorageError: the directory can't be read.
+        """
         view = self._view()
         view.refresh()
         catalog = view.catalog
@@ -679,7 +687,8 @@ class Log(Handle):
                 state = "sealed"
             size = segment.data_bytes
             if not segment.is_sealed:  # only these grow; not one look a segment, of thousands
-                found = self._disk.size_of(segment.data_name)
+                with storage_errors(f"the size of {segment.data_name} can't be read"):
+                    found = self._disk.size_of(segment.data_name)
                 size = size if found is None else found  # it went since the listing
             infos.append(
                 SegmentInfo(
@@ -703,7 +712,8 @@ class Log(Handle):
         """
         from segstore.log.verify import verify
 
-        return verify(self._view(), self._recovery.cut if self._mode == "r" else ())
+        with storage_errors("the log can't be verified"):
+            return verify(self._view(), self._recovery.cut if self._mode == "r" else ())
 
     def stats(self) -> Stats:
         """Counters and facts of this handle."""
@@ -740,7 +750,7 @@ class Log(Handle):
         if self._is_let_go:
             return
         self._is_closed = True
-        self._reader.refusal = LogClosedError("the log was closed; open it again")
+        self._reader.refusal = LogClosedError()
         vars(self).pop("append", None)
         if self._maintenance is not None:
             self._maintenance.stop()
@@ -809,7 +819,7 @@ class Log(Handle):
     @contextmanager
     def _keeping_house(self, what: str) -> Iterator[LogWriter]:
         """One at a time, and not while the log is closed, whose files would go under its hands."""
-        with self._housekeeping, _storage_errors(what):
+        with self._housekeeping, storage_errors(what):
             yield self._appending()
 
     def _appending(self) -> LogWriter:
@@ -818,7 +828,7 @@ class Log(Handle):
                 "the log was opened with mode='r'; open it with mode='a' to change it"
             )
         if self._is_closed:
-            raise LogClosedError("the log was closed; open it again")
+            raise LogClosedError()
         self._writer.check_owner()
         return self._writer
 
@@ -843,19 +853,6 @@ class Log(Handle):
 
 
 _OPEN_LOGS: weakref.WeakSet[Log] = weakref.WeakSet()
-
-
-@contextmanager
-def _storage_errors(what: str) -> Iterator[None]:
-    """Say what a failed system call kept from being done."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        if isinstance(error, SegstoreError):
-            raise
-        raise StorageError(error.errno, f"{what}: {error.strerror or error}") from error
 
 
 def _committed_offsets(disk: Disk) -> dict[str, int]:

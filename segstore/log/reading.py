@@ -18,6 +18,7 @@ from segstore.errors import (
     OffsetOutOfRangeError,
     SegstoreError,
     StorageError,
+    storage_error,
 )
 from segstore.format.batch import Record, RecordBatch, records_of
 from segstore.format.scanner import Damage, Frame
@@ -66,7 +67,7 @@ class LogReader:
 
     def close(self) -> None:
         """Let go of every file; what still reads ends with LogClosedError."""
-        self.refusal = LogClosedError("the log was closed; open it again")
+        self.refusal = LogClosedError()
         self._segments.clear()
         self.view.close()
 
@@ -171,7 +172,11 @@ class LogReader:
             return self.convert(batch, lambda found: found.record(offset), "raise", None)
 
     def offset_for_time(self, timestamp: int) -> int | None:
-        """The first offset whose record has that timestamp or a later one, or None."""
+        """The first offset whose record has that timestamp or a later one, or None.
+
+        Raises:
+            OSError: a file can't be read.
+        """
         view = self.view
         first, end = view.start_offset(), view.end_offset()
         catalog = self.catalog()
@@ -179,12 +184,7 @@ class LogReader:
             segment = catalog.segments[number]
             if segment.stamp is not None and segment.stamp.max_timestamp < timestamp:
                 continue
-            try:
-                reader = self._open(segment)
-            except SegstoreError:
-                raise
-            except OSError as error:
-                raise self._failed(error) from error
+            reader = self._open(segment)
             if reader is None:  # swapped: the whole question again, as things are now
                 self._refresh()
                 if self.catalog().segments != catalog.segments:
@@ -223,9 +223,7 @@ class LogReader:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> StorageError:
-        return StorageError(
-            error.errno, f"{self.view.disk.path} can't be read: {error.strerror or error}"
-        )
+        return storage_error(error, f"{self.view.disk.path} can't be read")
 
     def _find_batches(self, offsets: range, errors: OnDamage) -> Iterator[RecordBatch]:
         offset, stop = offsets.start, offsets.stop

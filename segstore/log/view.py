@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Protocol, TypeAlias
 
 from segstore.disk import Disk
+from segstore.errors import StorageError, storage_error
 from segstore.format.fileheader import KIND_START, log_tag
 from segstore.format.index import OffsetIndex
 from segstore.format.names import START
@@ -187,13 +188,22 @@ class FileView:
         return self._catalog
 
     def start_offset(self) -> int:
-        """As the checkpoint says now, or where the first segment starts."""
+        """As the checkpoint says now, or where the first segment starts.
+
+        Raises:
+            StorageError: it can't be read.
+        """
         first = self._catalog.segments[0].base_offset if len(self._catalog) else 0
-        if self._start is None:
-            self._start = CheckpointFile.open(self.disk, START, KIND_START, write=False)
-            current = None if self._start is None else self._start.current
-        else:
-            current = self._start.reload()
+        checkpoint = self._start
+        try:
+            if checkpoint is None:
+                checkpoint = CheckpointFile.open(self.disk, START, KIND_START, write=False)
+                self._start = checkpoint
+                current = None if checkpoint is None else checkpoint.current
+            else:
+                current = checkpoint.reload()
+        except OSError as error:
+            raise self._failed(error) from error
         return first if current is None else current.value
 
     def end_offset(self) -> int:
@@ -244,14 +254,24 @@ class FileView:
         return epoch, self.start_offset(), *self._ends(), self._catalog
 
     def refresh(self) -> None:
-        """List the directory again."""
+        """List the directory again.
+
+        Raises:
+            StorageError: a file can't be read.
+        """
         epoch = self.epoch()
         # A stamp that is known holds only as long as no segment can have been cut.
         known = self._catalog if epoch == self._known_epoch else None
-        self._catalog = self._reached(list_segments(self.disk, known).catalog)
-        self._known_epoch = epoch
-        if self._tail is None or self.log_tag is None:
-            self._load()
+        try:
+            self._catalog = self._reached(list_segments(self.disk, known).catalog)
+            self._known_epoch = epoch
+            if self._tail is None or self.log_tag is None:
+                self._load()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> StorageError:
+        return storage_error(error, f"{self.disk.path} can't be read")
 
     def close(self) -> None:
         """Unmap the tail, and drop the checkpoint, which another thread may be reading."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from copy import copy
 from typing import NamedTuple
 
-from segstore.disk import Disk
+from segstore.disk import Disk, File
 from segstore.format.batch import Record, RecordBatch
 from segstore.format.fileheader import FILE_HEADER_BYTES, KIND_SEGMENT, decode_file_header
 from segstore.format.frame import decode_frame, peek_header
@@ -352,12 +352,16 @@ class Loaded(NamedTuple):
 
 
 def load_index(disk: Disk, base_offset: int, is_compressed: bool, stamp: Stamp | None) -> Loaded:
-    """Read the index file of a segment."""
+    """Read the index file of a segment; what can't be read of it is not there."""
     suffix = LZ4_INDEX_SUFFIX if is_compressed else RAW_INDEX_SUFFIX
     try:
         file = disk.open(segment_file(base_offset, suffix))
+        return _read_index(file, is_compressed, stamp)
     except OSError:
         return Loaded()
+
+
+def _read_index(file: File, is_compressed: bool, stamp: Stamp | None) -> Loaded:
     size = file.size()
     if not ENTRIES_POSITION <= size <= INDEX_BYTES_MAX:
         return Loaded()

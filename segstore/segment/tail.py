@@ -32,6 +32,7 @@ from time import time_ns
 from typing import Any, NamedTuple, TypeAlias
 
 from segstore.disk import Disk, Mapping, open_anew
+from segstore.errors import LogClosedError
 from segstore.format import kernel
 from segstore.format.batch import RecordBatch
 from segstore.format.buffers import ALIGNMENT_BYTES, Buffer
@@ -79,8 +80,15 @@ class Register:
         self._newest: tuple[int, int] | None = None  # what `advance` stored last, and in which copy
 
     def read(self) -> int | None:
-        """The number, or None when neither copy is whole."""
-        first, first_mark, second, second_mark = self._words.tolist()
+        """The number, or None when neither copy is whole.
+
+        Raises:
+            LogClosedError: the tail was closed.
+        """
+        try:
+            first, first_mark, second, second_mark = self._words.tolist()
+        except ValueError:  # released in another thread
+            raise LogClosedError() from None
         is_second_whole = second ^ second_mark == _ALL_ONES and second <= OFFSET_MAX
         if first ^ first_mark != _ALL_ONES or first > OFFSET_MAX:
             return second if is_second_whole else None
@@ -88,7 +96,10 @@ class Register:
 
     def token(self) -> bytes:
         """Something that changes when the number does, at the price of one copy."""
-        return self._words.tobytes()
+        try:
+            return self._words.tobytes()
+        except ValueError:
+            raise LogClosedError() from None
 
     def advance(self, value: int) -> None:
         """Store a higher number; a crash in between leaves the last one."""

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from segstore.disk import LockHeldError, OsDisk
+from segstore.errors import LogClosedError
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_a_closed_disk_keeps_its_number_for_calls_under_way(disk):
     number = held.descriptor
     disk.close()
     os.fstat(number)  # not another file's yet
-    with pytest.raises(OSError, match="closed"):
+    with pytest.raises(LogClosedError):
         disk.names()
     del held
     with pytest.raises(OSError, match="Bad file descriptor"):
