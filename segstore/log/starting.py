@@ -94,7 +94,7 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
         bell=bell.word,
         ring=bell.ring,
     )
-    writer.take_over(found.from_tail)
+    writer.take_over(found.from_tail, 0 if found.reader is None else found.reader.end_position)
     stray = set_stray_aside(disk, found, writer.end_offset)
     if stray is not None:
         cuts.append(stray)

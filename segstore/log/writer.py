@@ -43,6 +43,8 @@ STAGED_FRAME_BYTES_MAX = 32 * 1024
 # How many rolled segments may wait for their seal before an append seals one itself.
 UNSEALED_COUNT_MAX = 8
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 _TIMESTAMP_MIN, _TIMESTAMP_MAX = -(2**63), 2**63 - 1
 # Less than a frame may hold, so that all columns of a piece and one largest record still fit one.
 _PIECE_RECORDS_MAX = RECORD_COUNT_MAX // 4
@@ -209,11 +211,14 @@ class LogWriter:
         self._after_append(level, base_offset + len(plain))
         return range(base_offset, base_offset + len(plain))
 
-    def take_over(self, staged: Staged) -> None:
-        """Write to a segment what the tail of an earlier writer held.
+    def take_over(self, staged: Staged, end_position: int) -> None:
+        """Write to a segment what the tail of an earlier writer held, up to a position in it.
+
+        On a full disk it stays in the tail, as if it had just been appended: retention and trim,
+        which would free some space, need the log open.
 
         Raises:
-            StorageError: it can't be written; it is still in the tail.
+            StorageError: it can't be written for another reason; it is still in the tail.
         """
         if not staged.values:
             return
@@ -225,8 +230,14 @@ class LogWriter:
                 staged.timestamps,
                 staged.keys if has_keys else None,
             )
-            self._write(frames)
-            self.buffer.next_offset = self.written_end
+            try:
+                self._write(frames)
+            except StorageError as error:
+                if self._is_unsettled or error.errno not in _FULL:
+                    raise
+                self._stage(staged.values, staged.timestamps, staged.keys)
+                self.buffer.position = end_position
+            self.buffer.next_offset = self.written_end + len(self.buffer.values)
 
     def drain(self) -> int:
         """Write what is staged in the tail to the active segment; the end offset reached.
@@ -405,16 +416,21 @@ class LogWriter:
                 times = [timestamps] * len(values) if isinstance(timestamps, int) else timestamps
                 self._is_unsettled = True
                 buffer.store(frame)
-                if keys is not None:
-                    first = len(buffer.values)
-                    found = enumerate(keys, first)
-                    self._staged_keys.update((i, key) for i, key in found if key is not None)
-                buffer.stage(values, list(times))
+                self._stage(values, list(times), keys)
                 buffer.next_offset += len(values)
                 return
         self._drain()
         self._write(frames)
         buffer.next_offset = self.written_end
+
+    def _stage(
+        self, values: list[bytes], timestamps: list[int], keys: Sequence[bytes | None] | None
+    ) -> None:
+        """Keep records for the drain, whose frames stand in the tail."""
+        if keys is not None:
+            found = enumerate(keys, len(self.buffer.values))
+            self._staged_keys.update((i, key) for i, key in found if key is not None)
+        self.buffer.stage(values, timestamps)
 
     def _drain(self) -> None:
         buffer = self.buffer
@@ -548,7 +564,7 @@ class LogWriter:
     def _storage_error(self, error: OSError, what: str) -> StorageError:
         advice = (
             "free some space (retention and trim still work) and append again"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if error.errno in _FULL
             else "nothing was acknowledged"
         )
         why = error.strerror or repr(error)

@@ -52,13 +52,28 @@ class IndexFile:
 
     @classmethod
     def resume(cls, disk: Disk, header: FileHeader, capacity: int, index: OffsetIndex) -> IndexFile:
-        """The index file of a segment that is written on, made to hold exactly `index`."""
+        """The index file of a segment that is written on, made to hold exactly `index`.
+
+        One that has room is kept as it is, whatever `capacity` is asked for now: a log has to
+        open on a full disk.
+
+        Raises:
+            OSError: it can't be opened, or its blocks can't be allocated.
+        """
         name = segment_file(header.base_offset, RAW_INDEX_SUFFIX)
-        capacity = max(capacity, len(index) + 1)
-        if disk.size_of(name) == ENTRIES_POSITION + capacity * ENTRY_BYTES:
-            resumed = cls(disk.open(name, write=True), capacity)
+        size_bytes = disk.size_of(name) or 0
+        found = (size_bytes - ENTRIES_POSITION) // ENTRY_BYTES
+        if found > len(index) and size_bytes == ENTRIES_POSITION + found * ENTRY_BYTES:
+            file = disk.open(name, write=True)
+            try:
+                # A copy may have holes, and a store into one on a full disk is SIGBUS.
+                file.allocate(size_bytes)
+                resumed = cls(file, found)
+            except OSError:
+                file.close()
+                raise
         else:
-            resumed = cls.create(disk, header, capacity)
+            resumed = cls.create(disk, header, max(capacity, len(index) + 1))
         view = resumed._mapping.view
         head = encode_file_header(header)
         wanted = head + bytes(ENTRIES_POSITION - len(head)) + index.encode()

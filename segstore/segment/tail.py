@@ -157,6 +157,8 @@ class Tail:
         file = disk.open(TAIL, write=write)
         try:
             header = decode_file_header(file.read(FILE_HEADER_BYTES, 0), KIND_TAIL)
+            if write:  # a copy may have holes, and a store into one on a full disk is SIGBUS
+                file.allocate(TAIL_BYTES)
             return cls(file.map(TAIL_BYTES), header)
         finally:
             file.close()

@@ -1,0 +1,145 @@
+"""A log opens on a full disk, because what would free some space needs it open."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import segstore
+from segstore import Log, StorageError
+from segstore.config import LogConfig
+from segstore.testing.faulty import Fault, FaultyDisk
+from segstore.testing.memory import MemoryDisk
+
+OPTIONS = {"background": False, "segment_size": 4096, "batch_size": 1024, "compression": None}
+CONFIG = LogConfig.of(OPTIONS, environment={})
+FULL = [Fault(kind, 1, errno.ENOSPC, is_lasting=True) for kind in ("write", "create", "allocate")]
+VALUES = [b"record %d" % number for number in range(1000)]
+
+
+def killed_with_a_tail(*, keys: bool) -> MemoryDisk:
+    disk = MemoryDisk()
+    log = Log(disk, "a", CONFIG)
+    log.append_many(VALUES[:990])
+    for value in VALUES[990:]:
+        log.append(value, key=value if keys else None)
+    return disk.after_kill()
+
+
+def full(disk: MemoryDisk) -> FaultyDisk:
+    """Writes in place succeed: the blocks are there."""
+    faulty = FaultyDisk(disk)
+
+    def fill(kind: str, name: str) -> None:
+        in_place = kind == "write" and name in ("start", "lock")
+        is_there = kind in ("create", "allocate") and disk.size_of(name) is not None
+        faulty.faults = [] if in_place or is_there else FULL
+
+    faulty.before = fill
+    return faulty
+
+
+@pytest.mark.parametrize("keys", [False, True])
+def test_what_the_tail_holds_stays_there_until_there_is_room(keys: bool) -> None:
+    disk = killed_with_a_tail(keys=keys)
+    faulty = full(disk)
+    log = Log(faulty, "a", CONFIG)
+    assert faulty.failures == 1
+    assert log.recovery.from_tail == 10
+    assert list(log.values()) == VALUES
+    assert [record.key for record in log.read(990)] == [v if keys else None for v in VALUES[990:]]
+    assert log.append(b"into the tail") == 1000
+    with pytest.raises(StorageError, match="free some space"):
+        log.sync()
+    with Log(disk, "r", CONFIG) as reader:
+        assert list(reader.values()) == [*VALUES, b"into the tail"]
+    log.trim(600)
+    assert log.start_offset == 600
+    assert f"{0:020}.log" not in disk.names()
+    with pytest.raises(StorageError, match="free some space"):
+        log.close()
+
+    again = Log(full(disk), "a", CONFIG)
+    assert again.recovery.from_tail == 11
+    faulty = again._disk  # type: ignore[assignment]
+    faulty.before, faulty.faults = None, []
+    assert again.append_many([b"there is room"] * 20) == range(1001, 1021)
+    again.close()
+    with Log(disk, "a", CONFIG) as log:
+        assert log.recovery.was_clean
+        assert list(log.values()) == [*VALUES[600:], b"into the tail", *[b"there is room"] * 20]
+        assert log.verify().is_intact
+
+
+def test_an_index_that_has_room_is_kept_whatever_size_is_asked_for(path: str) -> None:
+    with segstore.open(path, segment_size="64KiB", background=False) as log:
+        log.append_many(VALUES)
+    (index,) = Path(path).glob("*.index")
+    before = index.stat()
+    with segstore.open(path, segment_size="64MiB", background=False) as log:
+        assert index.stat().st_ino == before.st_ino
+        log.append_many(VALUES * 100)
+        assert list(log.values()) == VALUES * 101
+        assert log.verify().is_intact
+
+
+def test_a_copy_with_holes_gets_its_blocks_before_it_is_written_to(
+    path: str, tmp_path: Path
+) -> None:
+    with segstore.open(path, background=False) as log:
+        log.append_many(VALUES)
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", "--sparse=always", path, copy], check=True)
+    mapped = [copy / "tail", *copy.glob("*.index")]
+    assert all(512 * file.stat().st_blocks < file.stat().st_size for file in mapped)
+    with segstore.open(copy, background=False) as log:
+        assert all(512 * file.stat().st_blocks >= file.stat().st_size for file in mapped)
+        assert list(log.values()) == VALUES
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
+def test_a_real_disk_that_is_full(tmp_path: Path) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place]).returncode:
+        pytest.skip("a tmpfs can't be mounted here")
+    try:
+        path = place / "log"
+        log = segstore.open(path, segment_size="256KiB", background=False, compression=None)
+        log.append_many([os.urandom(1000) for _ in range(900)])
+        log.sync()
+        for number in range(10):
+            log.append(b"staged %d" % number + bytes(3000))
+        shutil.copytree(path, place / "killed")
+        log.close()
+        shutil.rmtree(path)
+        fill(place / "ballast")
+        log = segstore.open(place / "killed", segment_size="1MiB", background=False)
+        assert len(log) == 910
+        for use in (lambda: log.append_many([bytes(100_000)] * 3), log.close):
+            with pytest.raises(StorageError, match="free some space"):
+                use()
+        with segstore.open(place / "killed", background=False) as log:
+            log.trim(700)
+            log.append_many([bytes(100_000)])
+            assert len(log) == 211
+            assert [value[:8] for value in log.values(900, 910)] == [
+                b"staged %d" % n for n in range(10)
+            ]
+            assert log.verify().is_intact
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def fill(ballast: Path) -> None:
+    with open(ballast, "ab", 0) as file:
+        for size in (65536, 4096, 1):
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(size))
