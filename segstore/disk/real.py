@@ -12,6 +12,7 @@ import mmap
 import os
 import stat
 import time
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -149,8 +150,9 @@ class OsFile(Handle):
     def lock(self) -> None:
         """flock, because it also refuses a second open in the same process, which lockf does not.
 
-        A forked child shares it and has to let go by closing the descriptor.
+        A forked child shares it, and lets go by closing the descriptor.
         """
+        _LOCKED.add(self)  # before it is: another thread may fork at any moment
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -172,6 +174,17 @@ class OsFile(Handle):
 
     def __del__(self) -> None:
         self.close()
+
+
+_LOCKED: weakref.WeakSet[OsFile] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    for file in list(_LOCKED):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 class OsDisk(Handle):

@@ -840,7 +840,7 @@ class Log(Handle):
         return self._reading().view
 
     def _abandon(self) -> None:
-        """In the child of a fork: never write, and let go of the locks it shares."""
+        """In the child of a fork: never write."""
         self._reader.start_over()
         self._housekeeping = threading.RLock()
         if self._writer is not None:
@@ -848,8 +848,6 @@ class Log(Handle):
             self._maintenance = None
             # What it knows of the log is the parent's, and no longer true once that goes on.
             self._reader.refusal = self._writer.failure
-        if self._lock_file is not None:
-            self._lock_file.close()
 
 
 _OPEN_LOGS: weakref.WeakSet[Log] = weakref.WeakSet()

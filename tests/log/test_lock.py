@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 import segstore
 from segstore import LogClosedError, LogLockedError
+from segstore.log import log as log_module
+from segstore.segment import checkpointfile
 
 HOLDER = """
 import sys, time, segstore
@@ -167,3 +170,48 @@ def test_many_openers_at_once_give_one_writer(path):
         thread.join()
     assert (len(opened), len(refused)) == (1, 7)
     opened[0].close()
+
+
+def test_a_fork_while_another_thread_opens_the_log_does_not_keep_it(path, monkeypatch):
+    children = []
+
+    def fork_once(disk, *args, **options):
+        if not children:
+            children.append(os.fork())
+            if children[0] == 0:
+                time.sleep(60)
+                os._exit(0)
+        return start_writer(disk, *args, **options)
+
+    start_writer = log_module.start_writer
+    monkeypatch.setattr(log_module, "start_writer", fork_once)
+    with segstore.open(path) as log, log.consumer("one"):
+        log.append(b"x")
+    try:
+        segstore.open(path).close()
+    finally:
+        os.kill(children[0], signal.SIGKILL)
+        os.waitpid(children[0], 0)
+
+
+def test_a_fork_while_another_thread_registers_a_consumer_does_not_keep_its_name(path, monkeypatch):
+    children = []
+
+    def fork_once(*args):
+        if not children:
+            children.append(os.fork())
+            if children[0] == 0:
+                time.sleep(60)
+                os._exit(0)
+        return decode_slots(*args)
+
+    decode_slots = checkpointfile.decode_slots
+    with segstore.open(path) as log:
+        monkeypatch.setattr(checkpointfile, "decode_slots", fork_once)
+        log.consumer("one").close()
+        assert children
+        try:
+            log.consumer("one").close()
+        finally:
+            os.kill(children[0], signal.SIGKILL)
+            os.waitpid(children[0], 0)
