@@ -7,6 +7,9 @@ with segstore.open("events") as log:
     print(log[offset].value)
 """
 
+import atexit
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # what type checkers go by; `_HOMES` says the same to a running program
     from segstore.config import LogConfig
@@ -110,6 +113,17 @@ def __getattr__(name: str) -> object:
     home = import_module(_HOME_OF[name])
     found = globals()[name] = getattr(home, "open_log" if name == "open" else name)
     return found
+
+
+def _close_logs() -> None:
+    used = sys.modules.get("segstore.log.log")
+    if used is not None:
+        used.close_all()
+
+
+# Not where the logs are, which is imported later: what a program has registered to run at its exit
+# since it imported this may still use its logs.
+atexit.register(_close_logs)
 
 
 def __dir__() -> list[str]:

@@ -173,4 +173,6 @@ def storage_errors(what: str) -> Iterator[None]:
 
 def storage_error(error: OSError, what: str) -> StorageError:
     """The error for a failed system call: what it kept from being done, and why."""
+    if isinstance(error.filename, str) and error.filename not in what:
+        what += f": {error.filename}"
     return StorageError(error.errno or errno.EIO, f"{what}: {error.strerror or repr(error)}")

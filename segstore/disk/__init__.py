@@ -7,7 +7,7 @@ same on one that fails or forgets (`segstore.testing`).
 from segstore.disk.anew import open_anew
 from segstore.disk.base import Disk, File, LockHeldError, Mapping
 from segstore.disk.handle import Handle
-from segstore.disk.real import OsDisk, publish_directory, remove_directory
+from segstore.disk.real import OsDisk, is_directory, publish_directory, remove_directory
 
 __all__ = [
     "Disk",
@@ -16,6 +16,7 @@ __all__ = [
     "LockHeldError",
     "Mapping",
     "OsDisk",
+    "is_directory",
     "open_anew",
     "publish_directory",
     "remove_directory",

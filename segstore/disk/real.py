@@ -76,6 +76,8 @@ class OsMapping(Handle):
 class OsFile(Handle):
     """An open regular file."""
 
+    descriptor = -1  # what `close` finds of a file whose making was interrupted
+
     def __init__(self, descriptor: int, name: str, *, write: bool) -> None:
         self.descriptor = descriptor
         self._is_writable = write
@@ -278,6 +280,18 @@ class OsDisk(Handle):
         if directory is None:
             raise LogClosedError()
         return directory
+
+
+def is_directory(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a directory.
+
+    Raises:
+        OSError: that can't be told, as without the permission to look.
+    """
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def publish_directory(path: str, new_path: str) -> None:

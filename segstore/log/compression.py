@@ -51,8 +51,8 @@ class Compressor:
     def run(self, codec: Codec, progress: Progress | None = None, limit: int | None = None) -> int:
         """Compress what waits, at most `limit` segments; how many were.
 
-        `progress` is called with the number done and the number in all. A damaged segment is left
-        as it is and noted in `refused`.
+        `progress` is called with the number done and the number in all. A segment that is damaged
+        or gone is left as it is and noted in `refused`.
 
         Raises:
             OSError: the disk is full or failed; what was compressed so far stays so.
@@ -63,7 +63,7 @@ class Compressor:
             try:
                 self._swap(base_offset, codec)
                 done += 1
-            except CorruptionError as error:
+            except (CorruptionError, FileNotFoundError) as error:
                 self.refused[base_offset] = str(error)
             if progress is not None:
                 progress(number, len(waiting))

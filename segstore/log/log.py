@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
+import errno
 import os
 import threading
 import time
@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from segstore.config import Durability, LogConfig
-from segstore.disk import Disk, File, Handle, LockHeldError, OsDisk
+from segstore.disk import Disk, File, Handle, LockHeldError, OsDisk, is_directory
 from segstore.errors import (
     ConfigError,
     ConsumerLockedError,
@@ -90,8 +90,8 @@ def open_log(
         resolved = LogConfig.of({**config._asdict(), **options})
     else:
         resolved = LogConfig.of(options, toml=config)
-    try:
-        if mode == "r" and not os.path.isdir(path):
+    with storage_errors(f"{os.fspath(path)} can't be opened"):
+        if mode == "r" and not is_directory(path):
             raise LogNotFoundError(f"{os.fspath(path)} is no directory, so there is no log to read")
         disk = OsDisk(path, create=mode == "a")
         try:
@@ -99,14 +99,6 @@ def open_log(
         except BaseException:
             disk.close()
             raise
-    except StorageError:
-        raise
-    except OSError as error:
-        if isinstance(error, LogNotFoundError):
-            raise
-        raise StorageError(
-            error.errno, f"{os.fspath(path)} can't be opened: {error.strerror or error}"
-        ) from error
 
 
 class Log(Handle):
@@ -188,7 +180,13 @@ class Log(Handle):
         if mode == "a" and config.background:
             self._maintenance = Maintenance(self.maintain, _interval(config), "segstore")
             started.writer.wake = self._maintenance.wake
-            self._maintenance.start()
+            try:
+                self._maintenance.start()
+            except RuntimeError as error:
+                self.close()
+                raise StorageError(
+                    errno.EAGAIN, f"{error}; open the log with background=False"
+                ) from error
 
     # Positions
 
@@ -864,7 +862,8 @@ def _interval(config: LogConfig) -> float:
     return min(max(wanted, MAINTENANCE_INTERVAL_S_MIN), MAINTENANCE_INTERVAL_S_MAX)
 
 
-def _close_all() -> None:
+def close_all() -> None:
+    """Close every log that is written to, at the interpreter's exit."""
     for log in list(_OPEN_LOGS):
         if log.mode == "a":  # a reader has nothing to bring to the device
             with suppress(Exception):  # at exit there is nobody left to tell
@@ -876,5 +875,4 @@ def _abandon_all() -> None:
         log._abandon()
 
 
-atexit.register(_close_all)
 os.register_at_fork(after_in_child=_abandon_all)

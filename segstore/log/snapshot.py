@@ -94,12 +94,14 @@ def _build(
             try:
                 report = _copy(view, target, path, log_id, created)
                 break
-            except (FileNotFoundError, _ChangedError):
-                continue  # once more, as it is now
+            except (FileNotFoundError, _ChangedError) as error:
+                last = error  # once more, as it is now
         else:
             raise StorageError(
-                errno.EAGAIN, "the log changed faster than it could be copied; try again"
-            )
+                errno.EAGAIN,
+                f"the log changed faster than it could be copied, or lacks a file ({last}); try "
+                "again, and see what verify() says",
+            ) from last
         target.sync_directory()
     except BaseException:
         _empty(target)

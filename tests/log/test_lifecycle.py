@@ -1,5 +1,6 @@
 """Opening, closing, and logs that nobody closes."""
 
+import errno
 import gc
 import os
 import subprocess
@@ -260,3 +261,63 @@ def test_close_waits_for_what_another_thread_does_to_the_files(path):
     closing.join(10)
     with segstore.open(path) as log:
         assert log.start_offset == 2
+
+
+def test_what_was_registered_for_the_exit_since_the_import_still_has_its_log(path):
+    code = f"""
+import atexit, segstore
+atexit.register(lambda: print(log.append(b"at the exit")))
+log = segstore.open({path!r})
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (run.stdout, run.stderr) == ("0\n", "")
+    with segstore.open(path, "r") as log:
+        assert list(log.values()) == [b"at the exit"]
+
+
+def test_a_log_without_its_thread_is_not_opened_and_not_locked(path, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(StorageError, match="background=False") as caught:
+            segstore.open(path)
+        with segstore.open(path, background=False) as log:
+            log.append(b"x")
+    del caught
+    segstore.open(path).close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user takes root")
+def test_what_a_user_may_not_see_is_no_missing_log_and_names_the_file(tmp_path):
+    path = tmp_path / "private" / "log"
+    segstore.open(path, background=False).close()
+    for ancestor in list(path.parents)[:4]:
+        ancestor.chmod(0o755)
+    path.parent.chmod(0o700)
+    assert refusals_of_another_user(path) == [(errno.EACCES, False)] * 2
+    for open_to_all in (path.parent, path):
+        open_to_all.chmod(0o777)
+    for file in path.iterdir():
+        file.chmod(0o600 if file.suffix == ".log" else 0o666)
+    assert refusals_of_another_user(path) == [(errno.EACCES, True)] * 2
+
+
+def refusals_of_another_user(path):
+    """The number of each mode's error, and whether it names a data file."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setresuid(65534, 65534, 65534)
+        for mode in "ra":
+            try:
+                segstore.open(path, mode)
+            except StorageError as error:
+                os.write(writing, f"{error.errno} {'.log:' in str(error)}\n".encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as lines:
+        found = [line.split() for line in lines]
+    os.waitpid(child, 0)
+    return [(int(number), is_named == "True") for number, is_named in found]

@@ -14,7 +14,7 @@ import lz4.frame
 import pytest
 
 import segstore
-from segstore import CorruptionError, Log, Record
+from segstore import CorruptionError, Log, Record, StorageError
 from segstore.disk.real import OsFile
 from segstore.segment import source
 
@@ -461,3 +461,17 @@ def test_a_segment_whose_plain_index_is_damaged_keeps_its_keys_findable(path: st
     assert_equal(log, records)
     log.close()
     assert_equal(segstore.open(path, "r"), records)
+
+
+def test_a_segment_whose_file_is_gone_holds_nothing_up(path: str) -> None:
+    with open_log(path) as log:
+        log.append_many(lines(1500))
+        log.roll()
+        first, *others, _ = log.segments()
+        os.unlink(first.path)
+        assert log.compress() == len(others) > 1
+        assert log.compress() == 0
+        assert not log.verify().is_intact
+        with pytest.raises(StorageError, match=r"lacks a file.*verify"):
+            log.snapshot(f"{path}-copy")
+        assert not os.path.exists(f"{path}-copy")
