@@ -438,8 +438,8 @@ class Log(Handle):
                 counts them).
 
         Raises:
-            OffsetOutOfRangeError: `start` is outside the log; or, while reading, retention has
-                overtaken the reader.
+            OffsetOutOfRangeError: `start` is outside the log; or, while reading, retention or a
+                truncation has overtaken the reader.
             CorruptionError: while reading; go on at its ``offsets.stop``.
             LogClosedError: the log was closed.
         """

@@ -126,7 +126,7 @@ class LogReader:
 
         Raises:
             CorruptionError: a record of the range can't be read, and `errors` is "raise".
-            OffsetOutOfRangeError: retention overtook the reading.
+            OffsetOutOfRangeError: retention or a truncation overtook the reading.
             StorageError: a file can't be read.
         """
         if errors not in ("raise", "skip"):
@@ -260,7 +260,7 @@ class LogReader:
             looked_at = catalog.segments[number] if number >= 0 else None
             attempt += 1
             self._refresh()
-            self._check_start(offset, stop)
+            self._check_inside(offset)
             if attempt == 1 or (attempt < ATTEMPTS_MAX and self._segment_of(offset) != looked_at):
                 continue
             lost = self._lost(offset, stop, missing)
@@ -328,10 +328,11 @@ class LogReader:
         position = 0 if missing is None else missing.position
         raise CorruptionError(path, position, lost, reason)
 
-    def _check_start(self, offset: int, stop: int) -> None:
-        start = self.view.start_offset()
-        if offset < start:
-            raise OffsetOutOfRangeError(offset, start, max(stop, self.view.end_offset()))
+    def _check_inside(self, offset: int) -> None:
+        """Whether retention or a truncation has overtaken the reading."""
+        start, end = self.view.start_offset(), self.view.end_offset()
+        if not start <= offset < end:
+            raise OffsetOutOfRangeError(offset, start, end)
 
     def convert(
         self, batch: RecordBatch, convert: Callable[[RecordBatch], _T], errors: OnDamage, empty: Any

@@ -262,3 +262,23 @@ def test_times_are_looked_up_right_after_a_cut(path: str) -> None:
             assert handle.offset_for_time(10**9 + 800) is None
             assert handle.offset_for_time(10**9 + 400) == 400
             assert handle.offset_for_time(0) == 0
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+@pytest.mark.parametrize("errors", ["raise", "skip"])
+def test_reading_on_behind_a_truncation_is_out_of_range(path: str, mode: Any, errors: Any) -> None:
+    with open_log(path) as log:
+        records = append_mix(log, 600)
+        log.sync()
+        with segstore.open(path, "r") as other:
+            reader, at = other if mode == "r" else log, 300
+            reads = [reader.read(errors=errors), reader.batches(errors=errors)]
+            assert [next(reads[0]) for _ in range(3)] == records[:3]
+            next(reads[1])
+            log.truncate(at)
+            for read in reads:
+                with pytest.raises(OffsetOutOfRangeError) as caught:
+                    for _ in read:
+                        pass
+                assert caught.value.end == at + 1 <= caught.value.offset
+            assert list(reader.read()) == records[: at + 1]
