@@ -7,15 +7,17 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import rich_click as click
 
+import segstore
 from segstore.cli import output
 from segstore.cli.lines import NO_NEWLINE_KEY, LineTooLongError, split_lines
 from segstore.cli.writing import open_any
 from segstore.config import parse_size
+from segstore.errors import SegstoreError
 
 BATCH_LINES = 16_384
 FAILED = 1
@@ -70,13 +72,13 @@ def append(
     end = line_count = 0
     try:
         with open_any(log, **options) as target, _progress(descriptor) as advance:
-            for batch in split_lines(lambda size: os.read(descriptor, size)):
+            first = end = target.end_offset
+            for batch in split_lines(lambda size: _read(descriptor, size, file)):
                 lines = batch.lines
                 keys = None if batch.is_ended else [NO_NEWLINE_KEY]
                 for start in range(0, len(lines), batch_lines):
                     part = lines[start : start + batch_lines]
-                    offsets = target.append_many(part, keys=keys, durability=level)
-                    first, end = offsets.start if first is None else first, offsets.stop
+                    end = target.append_many(part, keys=keys, durability=level).stop
                 line_count += len(lines)
                 advance(batch.size_bytes)
     except LineTooLongError as error:
@@ -85,10 +87,15 @@ def append(
             f"the lines before it were appended ({line_count}), it and what follows were not"
         )
         ctx.exit(FAILED)
-    finally:
-        # Also after a failure or Ctrl-C: these lines are in the log, and an input that is
-        # started again has to go on behind them.
+    except BaseException:
+        # What a failure or Ctrl-C interrupted may have left lines that nobody told of yet.
         if first is not None:
+            with suppress(SegstoreError), segstore.open(log, "r") as found:
+                end = max(end, found.end_offset)
+        raise
+    finally:
+        # An input that is started again has to go on behind these.
+        if first is not None and end > first:
             output.line(f"{first}..{end - 1}")
         if descriptor != 0:
             os.close(descriptor)
@@ -97,14 +104,21 @@ def append(
 def _open_input(file: str) -> int:
     """A descriptor of the input, before any log is made for it."""
     descriptor = 0 if file == "-" else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    name = "stdin" if file == "-" else file
-    try:
-        is_directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-    except OSError as error:  # a closed stdin
-        raise OSError(error.errno, error.strerror, name) from None
-    if is_directory:
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), _name_of(file))
+    _read(descriptor, 0, file)
     return descriptor
+
+
+def _read(descriptor: int, size: int, file: str) -> bytes:
+    try:
+        return os.read(descriptor, size)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, _name_of(file)) from None
+
+
+def _name_of(file: str) -> str:
+    return "stdin" if file == "-" else file
 
 
 @contextmanager

@@ -6,8 +6,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,9 +21,10 @@ def write(data: bytes) -> None:
     """Write bytes to stdout.
 
     Raises:
-        BrokenPipeError: nobody reads it any more.
+        OSError: stdout is full, or (BrokenPipeError) nobody reads it any more.
     """
-    sys.stdout.buffer.write(data)
+    with _stdout_named():
+        sys.stdout.buffer.write(data)
 
 
 def line(text: str) -> None:
@@ -97,7 +98,18 @@ def flush() -> None:
     Raises:
         OSError: stdout is full, or (BrokenPipeError) nobody reads it any more.
     """
-    sys.stdout.flush()
+    with _stdout_named():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _stdout_named() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "stdout") from None
 
 
 def flush_quietly() -> None:

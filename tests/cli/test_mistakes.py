@@ -41,14 +41,54 @@ def test_a_file_in_place_of_a_log_is_refused(cli):
     assert (cli.directory / "file").read_bytes() == b"x\n"
 
 
-def test_a_closed_stdin_is_refused(cli):
-    done = subprocess.run(
-        ["bash", "-c", 'exec "$0" "$@" <&-', sys.executable, "-m", "segstore", "append", "log"],
+def with_closed(cli, closing, *arguments):
+    """What a command does when it is started with some of the standard streams closed."""
+    return subprocess.run(
+        ["bash", "-c", f'exec "$0" "$@" {closing}', sys.executable, "-m", "segstore", *arguments],
         cwd=cli.directory,
         capture_output=True,
+        timeout=60,
     )
+
+
+def test_a_closed_stdin_is_refused(cli):
+    done = with_closed(cli, "<&-", "append", "log")
     assert done.returncode == 1
     assert done.stderr == b"segstore: stdin: Bad file descriptor\n"
+    assert not (cli.directory / "log").exists()
+
+
+def test_with_a_closed_stderr_commands_do_their_work_and_keep_words_out_of_the_data(cli):
+    (cli.directory / "five").write_bytes(b"a\n" * 5)
+    done = with_closed(cli, "2>&-", "append", "log", "five")
+    assert (done.returncode, done.stdout) == (0, b"0..4\n")
+    done = with_closed(cli, "2>&-", "compress", "log")
+    assert done.returncode == 0
+    done = with_closed(cli, "2>&-", "get", "log", "999")
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("cat", "log"),
+        ("info", "log"),
+        ("segments", "log"),
+        ("append", "log", "five"),
+        ("--version",),
+    ],
+)
+@pytest.mark.parametrize("closing", [">&-", "<&- >&-", ">/dev/full"])
+def test_a_stdout_that_can_not_be_written_to_is_a_failure(cli, arguments, closing):
+    (cli.directory / "five").write_bytes(b"a\n" * 5)
+    cli("append", "log", "five")
+    done = with_closed(cli, closing, *arguments)
+    assert done.returncode == 1
+    assert done.stderr in (
+        b"segstore: stdout: Bad file descriptor\n",
+        b"segstore: stdout: No space left on device\n",
+    )
+    assert cli("cat", "log").stdout in (b"a\n" * 5, b"a\n" * 10)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +164,7 @@ def test_a_full_stdout_is_a_failure(cli):
         process = cli.start("cat", "log", stdin=subprocess.DEVNULL, stdout=full)
         _, words = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert words == b"segstore: No space left on device\n"
+    assert words == b"segstore: stdout: No space left on device\n"
 
 
 def test_without_its_packages_the_command_says_how_to_get_them(cli):
