@@ -8,6 +8,7 @@ Each message says what happened, where, and what to do. Errors can be pickled an
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 
@@ -158,6 +159,13 @@ class SyncFailedError(StorageError):
     pages, and the next fsync would report success without having written them. Close the log and
     open it again; opening checks what is really there.
     """
+
+
+def once_more(error: SegstoreError) -> SegstoreError:
+    """A kept error, to be raised: itself it would keep the frames of all who ever met it."""
+    made = copy(error)
+    made.__cause__ = error.__cause__
+    return made
 
 
 @contextmanager

@@ -514,6 +514,8 @@ class Log(Handle):
 
         with self._keeping_house("the log can't be repaired") as writer:
             writer.check()
+            if not dry_run:
+                writer.seal_rolled()
             return repair(
                 self._disk,
                 writer.manager,

@@ -37,6 +37,7 @@ class OpenSegments:
         self._closed: OrderedDict[int, _Kept] = OrderedDict()
         self._lock = threading.Lock()
         self._clear_count = 0
+        self._is_closed = False
 
     def get(self, segment: Segment) -> SegmentReader | None:
         """The reader of a segment; None if its file is gone.
@@ -53,7 +54,8 @@ class OpenSegments:
         except FileNotFoundError:
             return None
         with self._lock:
-            if clear_count != self._clear_count:  # it may be of the log as it was before
+            # It may be of the log as it was before, or of one that was closed meanwhile.
+            if clear_count != self._clear_count or self._is_closed:
                 return reader
             self._drop(segment.base_offset)
             self._open[segment.base_offset] = _Kept(segment, reader, reader.size_bytes)
@@ -78,6 +80,11 @@ class OpenSegments:
             self._open.clear()
             self._closed.clear()
             self.size_bytes = 0
+
+    def close(self) -> None:
+        """Let go of all, and keep nothing from now on."""
+        self._is_closed = True
+        self.clear()
 
     def _opened(self, segment: Segment) -> SegmentReader:
         closed = self._closed.get(segment.base_offset)

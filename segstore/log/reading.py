@@ -18,6 +18,7 @@ from segstore.errors import (
     OffsetOutOfRangeError,
     SegstoreError,
     StorageError,
+    once_more,
     storage_error,
 )
 from segstore.format.batch import Record, RecordBatch, records_of
@@ -68,7 +69,7 @@ class LogReader:
     def close(self) -> None:
         """Let go of every file; what still reads ends with LogClosedError."""
         self.refusal = LogClosedError()
-        self._segments.clear()
+        self._segments.close()
         self.view.close()
 
     def check_open(self) -> None:
@@ -78,7 +79,7 @@ class LogReader:
             SegstoreError: the reason; LogClosedError once the log was closed.
         """
         if self.refusal is not None:
-            raise self.refusal
+            raise once_more(self.refusal)
 
     def bounds(self, start: int | None, stop: int | None) -> range:
         """The offsets to read: `start` checked, `stop` no further than the end.
@@ -145,7 +146,7 @@ class LogReader:
         # offsets were given out again can't answer for the new ones.
         epoch, first, end, written_end, catalog = self.view.glance()
         if self.refusal is not None:
-            raise self.refusal
+            raise once_more(self.refusal)
         if not first <= offset < end:
             raise OffsetOutOfRangeError(offset, first, end)
         if epoch != self._epoch:
@@ -232,7 +233,7 @@ class LogReader:
             self.check_open()
             before = offset
             missing: Damage | None = None
-            catalog = self.catalog()
+            epoch, catalog = self._look()
             number = catalog.find(offset)
             if number >= 0:
                 segment = catalog.segments[number]
@@ -257,20 +258,20 @@ class LogReader:
             # A roll, a swap, retention or a drain may have moved it while it was looked for, and a
             # listing made in the middle of a swap can show the file that is about to go. Lost is
             # what can't be found although nothing has changed since the look before.
-            looked_at = catalog.segments[number] if number >= 0 else None
+            looked_at = epoch, catalog.segments[number] if number >= 0 else None
             attempt += 1
             self._refresh()
             self._check_inside(offset)
-            if attempt == 1 or (attempt < ATTEMPTS_MAX and self._segment_of(offset) != looked_at):
+            if attempt == 1 or (attempt < ATTEMPTS_MAX and self._look_for(offset) != looked_at):
                 continue
             lost = self._lost(offset, stop, missing)
             offset = self._report(lost, missing, errors)
             attempt = 0
 
-    def _segment_of(self, offset: int) -> Segment | None:
-        catalog = self.catalog()
+    def _look_for(self, offset: int) -> tuple[bytes | int, Segment | None]:
+        epoch, catalog = self._look()
         number = catalog.find(offset)
-        return catalog.segments[number] if number >= 0 else None
+        return epoch, catalog.segments[number] if number >= 0 else None
 
     def _segment_events(
         self, segment: Segment, offset: int, stop: int

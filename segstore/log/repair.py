@@ -44,9 +44,13 @@ def repair(
     indexes: list[str] = []
     lost: list[LostRange] = []
     kept: list[str] = []
-    catalog = manager.catalog
-    for number, segment in enumerate(catalog.segments[:-1]):  # the last one is written to
-        end_offset = catalog.end_offset(number)
+    for base_offset in [segment.base_offset for segment in manager.catalog.segments]:
+        # What the writer has is mended when it is sealed, perhaps at this moment.
+        if any(writer.base_offset == base_offset for writer in manager.writers()):
+            continue
+        catalog = manager.catalog
+        number = catalog.find(base_offset)
+        segment, end_offset = catalog.segments[number], catalog.end_offset(number)
         assert end_offset is not None
         reader = SegmentReader(
             disk,

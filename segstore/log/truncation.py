@@ -4,9 +4,11 @@ A truncation touches many files, so it begins by saying durably what it wants: a
 `truncate` with the new end offset. That is the commit point. From there on it is only carried
 out, by the same steps here and at the next opening, and each step can be done again:
 
-    1 remove the segments at or above the new end, highest first
-    2 write the part of the segment below the new end aside, rename it into place
-    3 void the tail   4 remove the checkpoint
+    1 void the tail, which tells readers in other processes where the log ends
+    2 remove the segments at or above the new end, highest first
+    3 write the part of the segment below the new end aside, rename it into place
+    4 void the tail again, so that nobody goes on with a file that was open before
+    5 remove the checkpoint
 """
 
 from __future__ import annotations
@@ -73,6 +75,8 @@ def finish_truncation(disk: Disk, tail: Tail | None) -> bool:
     end_offset, log_id = checkpoint.current.value, checkpoint.log_id
     checkpoint.close()
     disk.sync_directory()  # the process that committed may have died before it did
+    if tail is not None:
+        tail.void(end_offset)
     segments = list_segments(disk).catalog.segments
     for segment in reversed(segments):
         if segment.base_offset >= end_offset:

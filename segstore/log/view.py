@@ -138,7 +138,8 @@ class WriterView:
         )
 
     def refresh(self) -> None:
-        """Nothing: the manager knows of every change."""
+        """Wait for a truncation under way; the manager knows of every change."""
+        self._writer.wait()
 
     def close(self) -> None:
         """Nothing: the tail is the writer's."""
@@ -179,6 +180,7 @@ class FileView:
         self._catalog = Catalog()
         self._tail: Tail | None = None
         self._start: CheckpointFile | None = None
+        self._is_closed = False
         self._known_epoch = b""
         self._load()
 
@@ -199,6 +201,8 @@ class FileView:
             if checkpoint is None:
                 checkpoint = CheckpointFile.open(self.disk, START, KIND_START, write=False)
                 self._start = checkpoint
+                if self._is_closed:  # meanwhile, in another thread
+                    self._start = None
                 current = None if checkpoint is None else checkpoint.current
             else:
                 current = checkpoint.reload()
@@ -275,6 +279,7 @@ class FileView:
 
     def close(self) -> None:
         """Unmap the tail, and drop the checkpoint, which another thread may be reading."""
+        self._is_closed = True
         if self._tail is not None:
             self._tail.close()
         self._start = None

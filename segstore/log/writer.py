@@ -27,6 +27,7 @@ from segstore.errors import (
     SegstoreError,
     StorageError,
     SyncFailedError,
+    once_more,
 )
 from segstore.format.buffers import Buffer
 from segstore.format.frame import EncodedFrame, encode_frame
@@ -329,6 +330,11 @@ class LogWriter:
         with self._device_lock, self._append_lock, self._gate:
             yield
 
+    def wait(self) -> None:
+        """Wait until nobody is in `exclusively`."""
+        with self._append_lock:
+            pass
+
     def rewind(self, end_offset: int) -> None:
         """Go on from a lower end offset; whoever calls is in `exclusively` and cut the files."""
         self.rewind_count += 1
@@ -466,7 +472,7 @@ class LogWriter:
                 error.errno,
                 f"a failed write could not be undone ({error}); close the log and open it again",
             )
-            raise self._failure from error
+            raise once_more(self._failure) from error
         except OSError as error:
             self._is_unsettled = not isinstance(error, NotWrittenError)
             raise self._storage_error(error, "the records can't be written") from error
@@ -485,7 +491,7 @@ class LogWriter:
             for writer in writers:
                 writer.sync(with_index=with_index)
         except OSError as error:
-            raise self._sync_failed(error) from error
+            raise once_more(self._sync_failed(error)) from error
         self.sync_count += 1
         self._durable_offset = self.buffer.durable_offset = target
         if self._tail is not None:
@@ -556,7 +562,7 @@ class LogWriter:
         if self._failure is None:
             self.fail(_foreign())
         assert self._failure is not None
-        raise self._failure
+        raise once_more(self._failure)
 
     def _is_foreign(self) -> bool:
         return os.getpid() != self._process_id

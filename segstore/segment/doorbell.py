@@ -99,11 +99,11 @@ class Doorbell:
                 continue
             try:
                 self.word[0] = 1
+                if is_ready():
+                    return True
+                self._mapping.wait(_WORD_AT, 1, min(left, WAIT_S_MAX))
             except ValueError:  # the log was closed, which `is_ready` is the one to say
                 return is_ready()
-            if is_ready():
-                return True
-            self._mapping.wait(_WORD_AT, 1, min(left, WAIT_S_MAX))
         return True
 
     def close(self) -> None:

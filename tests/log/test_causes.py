@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
 
-from segstore import CorruptionError, Log, StorageError
+from segstore import CorruptionError, Log, LogClosedError, StorageError
 from segstore.config import LogConfig
 from segstore.testing.faulty import Fault, FaultyDisk
 from segstore.testing.memory import MemoryDisk
@@ -70,3 +72,30 @@ def test_damage_is_not_its_own_cause() -> None:
             with pytest.raises(CorruptionError) as caught:
                 use()
             assert causes(caught.value) == [caught.value]
+
+
+def test_what_is_refused_again_and_again_keeps_nobody_alive() -> None:
+    class Witness:
+        pass
+
+    def be_refused(use: Callable[[], object]) -> weakref.ref[Witness]:
+        witness = Witness()
+        with pytest.raises((LogClosedError, StorageError)):
+            use()
+        return weakref.ref(witness)
+
+    disk, log = failing("sync")
+    append = lambda: log.append(b"x", durability="durable")  # noqa: E731
+    for use in (
+        append,
+        append,
+        log.sync,
+        log.close,
+        append,
+        lambda: log[0],
+        lambda: list(log.read()),
+    ):
+        witness = be_refused(use)
+        gc.collect()
+        assert witness() is None
+    assert disk.failures == 1

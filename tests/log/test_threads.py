@@ -1,5 +1,6 @@
 """Many threads on one log."""
 
+import os
 import random
 import sys
 import threading
@@ -160,3 +161,26 @@ def test_many_threads_may_read_a_segment_that_another_process_writes(path):
                 reader_index = reader._reader._open(segment).index
                 entries = [reader_index[slot] for slot in range(len(reader_index))]
                 assert entries == sorted(set(entries))
+
+
+def test_a_repair_leaves_alone_what_is_about_to_be_sealed(path):
+    with segstore.open(path, background=False, segment_size="4KiB") as log:
+        log.append_many([b"x" * 100] * 20)
+        log._appending().roll()  # as an append does; the seal is for the background
+        before = sorted(os.listdir(path))
+        assert log.repair(dry_run=True).indexes == ()
+        assert sorted(os.listdir(path)) == before
+        assert log.repair().indexes == ()
+        assert [segment.state for segment in log.segments()] == ["sealed", "active"]
+        assert log.verify().is_intact
+
+
+def test_what_is_opened_for_reading_behind_a_close_is_not_kept(path):
+    with segstore.open(path, background=False) as log:
+        log.append_many([b"x"] * 100)
+        with segstore.open(path, "r") as reader:
+            kept, (segment,) = reader._reader._segments, reader._reader.catalog().segments
+            reader._reader.close()
+            found = kept.get(segment)  # as a call that found the log open
+            assert found is not None
+            assert kept.size_bytes == 0

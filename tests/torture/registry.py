@@ -20,6 +20,7 @@ CAMPAIGNS = {
     "T10": "t10_copies",
     "T11": "t11_hostile_files",
     "T12": "t12_formats",
+    "T13": "t13_closing",
 }
 
 
