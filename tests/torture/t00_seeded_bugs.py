@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from segstore.disk import OsDisk
 from segstore.errors import LogLockedError, SyncFailedError
 from segstore.format import frame as frame_module
 from segstore.format.checkpoint import Checkpoint, encode_slot, slot_position
@@ -82,6 +85,24 @@ def forked_child(run: Run) -> None:
         except log_module.LogClosedError:
             return
     raise BrokenError("a forked child appends")
+
+
+def listings_together(run: Run) -> None:
+    """What retention asks before it deletes: who is registered, while others ask as well."""
+    counts: set[int] = set()
+    with (
+        tempfile.TemporaryDirectory(prefix="segstore-") as path,
+        log_module.Log(OsDisk(path), "a", small_config()) as log,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        for number in range(20):
+            log.consumer(f"{number}").close()
+        for _ in range(10):
+            found = pool.map(lambda _: len(log.consumers()), range(400))
+            counts.update(found)
+            if counts != {20}:
+                raise BrokenError(f"20 consumers are registered, and {counts} were found")
+    run.count("listings", 4000)
 
 
 @contextmanager
@@ -237,6 +258,15 @@ def _commit_before_sync() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _shared_listing() -> Iterator[None]:
+    def names(self: Any) -> list[str]:
+        return os.listdir(self._in_use().descriptor)
+
+    with patch.object(OsDisk, "names", names):
+        yield
+
+
 BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
     "acknowledge before sync": (_acknowledge_before_sync, power_loss),
     "no directory sync": (_no_directory_sync, power_loss),
@@ -253,6 +283,7 @@ BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
     "no lock": (_no_lock, second_writer),
     "tail not voided": (_tail_not_voided, power_loss),
     "consumers not held back": (_consumers_not_held_back, power_loss_of_consumers),
+    "shared listing": (_shared_listing, listings_together),
     "commit before sync": (_commit_before_sync, power_loss_of_consumers),
 }
 

@@ -58,19 +58,21 @@ def _consume(log: Log) -> None:
 
 
 def run(run: Run) -> None:
-    rounds = run.wanted(ROUNDS)
+    run_rounds(run, closing, run.wanted(ROUNDS * 2 / 3))
+    run_rounds(run, changing, run.wanted(ROUNDS / 3))
+
+
+def run_rounds(run: Run, kind: Callable[[Run, str, Random], None], count: int) -> None:
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
     try:
-        while run.counts["rounds"] < rounds and not run.is_over:
+        while run.counts[kind.__name__] < count and not run.is_over:
             seed = run.random.getrandbits(32)
-            kind = (closing, closing, changing)[run.counts["rounds"] % 3]
             with tempfile.TemporaryDirectory(prefix="segstore-") as place:
                 try:
                     kind(run, place, Random(seed))
                 except BrokenError as error:
                     raise BrokenError(f"{error} ({kind.__name__}, seed {seed})") from error
-            run.count("rounds")
             run.count(kind.__name__)
     finally:
         sys.setswitchinterval(before)
