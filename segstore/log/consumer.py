@@ -265,13 +265,14 @@ def registered(disk: Disk) -> Mapping[str, tuple[int, int]]:
             continue
         try:
             file = CheckpointFile.open(disk, file_name, KIND_CONSUMER, write=False)
+            if file is None and is_unfinished(disk, file_name, KIND_CONSUMER):
+                continue
         except FileNotFoundError:  # removed since the listing
             continue
         if file is not None:
             found[name] = file.current.value, file.current.lost_count
             file.close()
-        elif not is_unfinished(disk, file_name, KIND_CONSUMER):
-            # Damaged: nobody knows what it still needs, so everything.
+        else:  # damaged: nobody knows what it still needs, so everything
             found[name] = 0, 0
     return found
 

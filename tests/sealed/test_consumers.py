@@ -453,6 +453,25 @@ def test_retention_in_the_middle_of_a_poll_is_passed_over(path: str) -> None:
         assert consumer.lost_count == 100
 
 
+@pytest.mark.parametrize("kind", ["size_of", "open"])
+@pytest.mark.parametrize("look", [Log.consumers, Log.verify])
+def test_a_consumer_that_is_removed_just_then_is_none(kind: str, look: Any) -> None:
+    memory = MemoryDisk()
+    disk = FaultyDisk(memory)
+    with Log(disk, "a", LogConfig.of({"background": False}, environment={})) as log:
+        log.append_many(lines(50))
+        log.consumer("one", start=20).close()
+
+        def remove(found: str, name: str) -> None:
+            if found == kind and name == "one.consumer" and memory.size_of(name) is not None:
+                memory.unlink(name)
+
+        disk.before = remove
+        found = look(log)
+        assert memory.size_of("one.consumer") is None
+        assert found == () if look is Log.consumers else found.notes == ()
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_consumer_is_held_back_to_what_a_power_cut_left(seed: int) -> None:
     disk = MemoryDisk()
