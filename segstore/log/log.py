@@ -399,7 +399,7 @@ class Log(Handle):
 
         For callers that use the log as a write-ahead log. All or nothing, whenever it is
         interrupted. ``truncate(log.start_offset - 1)`` removes everything. Offsets are given out
-        again; do not truncate what somebody else may have read.
+        again; do not truncate what somebody else may have read. Consumers are moved back with it.
 
         Raises:
             OffsetOutOfRangeError: `after` is outside the log.
