@@ -107,6 +107,9 @@ class Disk(Protocol):
     def size_of(self, name: str) -> int | None:
         """The size of a regular file in bytes, or None if there is none of that name."""
 
+    def is_named(self, file: File, name: str) -> bool:
+        """Whether an open file of this disk is the one that has the name now."""
+
     def open(self, name: str, *, write: bool = False, create: bool = False) -> File:
         """Open a regular file; `create` makes a new one and fails if the name is taken."""
 

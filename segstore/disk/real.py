@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 
-from segstore.disk.base import Disk, LockHeldError
+from segstore.disk.base import Disk, File, LockHeldError
 from segstore.disk.futex import Futex
 from segstore.disk.handle import Handle
 from segstore.errors import LogClosedError
@@ -221,6 +221,15 @@ class OsDisk(Handle):
         except FileNotFoundError:
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def is_named(self, file: File, name: str) -> bool:
+        """By device and inode."""
+        directory = self._in_use()
+        try:
+            named = os.stat(name, dir_fd=directory.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return isinstance(file, OsFile) and os.path.samestat(named, os.fstat(file.descriptor))
 
     def open(self, name: str, *, write: bool = False, create: bool = False) -> OsFile:
         """Openat with O_NOFOLLOW, and O_NONBLOCK until it is known to be a regular file."""

@@ -4,6 +4,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
@@ -19,7 +20,7 @@ from segstore.format.batch import Record
 from segstore.format.fileheader import KIND_CONSUMER, FileHeader
 from segstore.format.names import consumer_file, parse_consumer_file
 from segstore.log.reading import LogReader, checked_int
-from segstore.segment.checkpointfile import CheckpointFile, is_unfinished
+from segstore.segment.checkpointfile import CheckpointFile, look_into
 from segstore.segment.doorbell import Doorbell
 
 
@@ -86,6 +87,7 @@ class Consumer(Handle):
             )
         self._file = file
         self._epoch = reader.view.epoch()
+        self._is_doubtful = False
         # What was committed may be gone where no writer has come by since a power cut.
         self._position = min(self.committed, reader.view.end_offset())
         _OPEN_CONSUMERS.add(self)
@@ -124,17 +126,13 @@ class Consumer(Handle):
         self._check_open()
         if max_records < 1:
             raise ValueError("max_records is at least 1")
-        if not self._bell.wait(self._has_more, timeout):
-            return []
         taken: list[Record] = []
-        while True:
+        while self._bell.wait(self._has_more, timeout):
             try:
                 taken += self._records(max_records)
             except OffsetOutOfRangeError:
-                if not taken and self._position < self._reader.view.start_offset():
-                    continue  # retention was faster
                 if not taken:
-                    raise
+                    continue  # retention or a truncation was faster
             except CorruptionError:  # the records before it first; the next poll meets it
                 if not taken:
                     raise
@@ -162,8 +160,9 @@ class Consumer(Handle):
         view = self._reader.view
         if not 0 <= value <= max(view.end_offset(), self._position):
             raise OffsetOutOfRangeError(value, view.start_offset(), view.end_offset())
-        if value != self.committed:
+        if value != self.committed or self._is_doubtful:
             self._move(value, self.lost_count)
+            self._is_doubtful = False
 
     def seek(self, offset: int | None = None, *, timestamp: int | None = None) -> int:
         """Go to an offset, or to the first record at or after a time; the position reached.
@@ -183,7 +182,8 @@ class Consumer(Handle):
         if timestamp is not None:
             with storage_errors(f"consumer {self.name!r} can't look for a time"):
                 found = self._reader.offset_for_time(timestamp)
-            offset = view.end_offset() if found is None else found
+            # Retention may have passed it by now.
+            offset = view.end_offset() if found is None else max(found, view.start_offset())
         self._position = self._reader.bounds(offset, None).start
         return self._position
 
@@ -208,9 +208,15 @@ class Consumer(Handle):
         return f"<segstore.Consumer {self.name!r} at {self._position}>"
 
     def _take(self) -> Iterator[Record]:
-        for record in self._records(None):
-            self._position = record.offset + 1
-            yield record
+        while True:
+            try:
+                for record in self._records(None):
+                    self._position = record.offset + 1
+                    yield record
+                return
+            except OffsetOutOfRangeError:
+                if self._position >= self._reader.view.start_offset():
+                    raise
 
     def _records(self, max_records: int | None) -> Iterator[Record]:
         """The records from the position on, which stays where it is unless retention is ahead."""
@@ -226,7 +232,7 @@ class Consumer(Handle):
             self._file.move(value, self._clock(), lost_count=lost_count)
 
     def _has_more(self) -> bool:
-        self._reader.check_open()
+        self._check_open()
         return self._reader.view.live_end_offset() > self._position
 
     def _abandon(self) -> None:
@@ -239,10 +245,12 @@ class Consumer(Handle):
             raise LogClosedError(f"consumer {self.name!r} was closed")
         view = self._reader.view
         epoch = view.epoch()
-        if epoch != self._epoch:  # offsets are given out again
+        if epoch != self._epoch:  # offsets are given out again, or there was no tail before
             self._file.reload()
-            self._position = min(self._position, self.committed, view.end_offset())
+            committed = self._position if self._epoch == b"" else self.committed
+            self._position = min(self._position, committed, view.end_offset())
             self._epoch = epoch
+            self._is_doubtful = True  # who truncates may move the committed offset only now
 
 
 _OPEN_CONSUMERS: weakref.WeakSet[Consumer] = weakref.WeakSet()
@@ -264,15 +272,12 @@ def registered(disk: Disk) -> Mapping[str, tuple[int, int]]:
         if name is None:
             continue
         try:
-            file = CheckpointFile.open(disk, file_name, KIND_CONSUMER, write=False)
-            if file is None and is_unfinished(disk, file_name, KIND_CONSUMER):
-                continue
+            current, is_finished = look_into(disk, file_name, KIND_CONSUMER)
         except FileNotFoundError:  # removed since the listing
             continue
-        if file is not None:
-            found[name] = file.current.value, file.current.lost_count
-            file.close()
-        else:  # damaged: nobody knows what it still needs, so everything
+        if current is not None:
+            found[name] = current.value, current.lost_count
+        elif is_finished:  # and damaged: nobody knows what it still needs, so everything
             found[name] = 0, 0
     return found
 
@@ -287,11 +292,12 @@ def hold_back(disk: Disk, end_offset: int, now: int) -> None:
     """
     for name, (committed, _) in registered(disk).items():
         if committed > end_offset:
-            file = CheckpointFile.open(disk, consumer_file(name), KIND_CONSUMER, write=True)
-            if file is not None:
-                file.prove()  # it may have been written and never synced
-                file.move(end_offset, now)
-                file.close()
+            with suppress(FileNotFoundError):  # removed meanwhile
+                file = CheckpointFile.open(disk, consumer_file(name), KIND_CONSUMER, write=True)
+                if file is not None:
+                    file.prove()  # it may have been written and never synced
+                    file.move(end_offset, now)
+                    file.close()
 
 
 Start = Literal["start", "end"] | int

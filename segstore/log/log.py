@@ -41,6 +41,7 @@ from segstore.log.retention import RetentionSweeper
 from segstore.log.starting import start_writer, truncate
 from segstore.log.view import FileView, LogView, WriterView
 from segstore.log.writer import LogWriter, as_bytes, check_timestamp
+from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.doorbell import Doorbell
 from segstore.segment.state import NO_MAX
 
@@ -607,18 +608,10 @@ class Log(Handle):
         self._appending()
         file_name = consumer_file(name)
         with storage_errors(f"consumer {name!r} can't be removed"):
-            if self._disk.size_of(file_name) is None:
-                return False
-            file = self._disk.open(file_name)
             try:
-                file.lock()
-                self._disk.unlink(file_name)
-                self._disk.sync_directory()
+                return CheckpointFile.remove(self._disk, file_name)
             except LockHeldError:
                 raise ConsumerLockedError(name) from None
-            finally:
-                file.close()
-        return True
 
     def find(
         self,
@@ -712,8 +705,14 @@ class Log(Handle):
         """
         from segstore.log.verify import verify
 
+        view = self._view()
         with storage_errors("the log can't be verified"):
-            return verify(self._view(), self._recovery.cut if self._mode == "r" else ())
+            while True:
+                epoch = view.epoch()
+                report = verify(view, self._recovery.cut if self._mode == "r" else ())
+                view.refresh()  # which waits for a truncation under way here
+                if view.epoch() == epoch:
+                    return report
 
     def stats(self) -> Stats:
         """Counters and facts of this handle."""

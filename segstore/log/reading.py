@@ -178,6 +178,13 @@ class LogReader:
         Raises:
             OSError: a file can't be read.
         """
+        while True:
+            try:
+                return self._offset_for_time(timestamp)
+            except OffsetOutOfRangeError:
+                continue  # retention or a truncation was faster
+
+    def _offset_for_time(self, timestamp: int) -> int | None:
         view = self.view
         first, end = view.start_offset(), view.end_offset()
         catalog = self.catalog()
@@ -245,6 +252,8 @@ class LogReader:
                         break
                     yield found
                     offset = found.end_offset
+                    if self.view.epoch() != epoch:  # these files are no longer the log
+                        break
             if offset < stop and missing is None:
                 staged = None if self.view.tail is None else self.view.tail.get(offset)
                 while staged is not None and offset < stop:

@@ -112,6 +112,7 @@ def _build(
 
 
 def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int) -> SnapshotReport:
+    epoch = view.epoch()
     view.refresh()
     catalog = view.catalog
     start_offset, acknowledged = view.start_offset(), view.end_offset()
@@ -128,10 +129,13 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
             end_offset = catalog.end_offset(number) or end_offset
             continue
         is_last = number + 1 == len(catalog)
+        size_bytes = view.disk.size_of(segment.data_name) or 0
+        if is_last and segment.base_offset == acknowledged and size_bytes < FILE_HEADER_BYTES:
+            continue  # a roll that was killed in the middle
         copied, end_offset = _copy_growing(view, segment, target, with_tail=is_last)
         copied_bytes += copied
     if end_offset < acknowledged:  # drained between the look into the segment and into the tail
-        raise _ChangedError
+        raise _ChangedError("records went from the tail to a segment")
     header = FileHeader(KIND_START, 0, log_id, created)
     CheckpointFile.create(target, START, header, start_offset).close()
     ends_at = pending_truncation(view.disk)
@@ -143,6 +147,8 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
     for name, (committed, _) in registered(view.disk).items():
         header = FileHeader(KIND_CONSUMER, 0, log_id, created)
         CheckpointFile.create(target, consumer_file(name), header, committed).close()
+    if view.epoch() != epoch:
+        raise _ChangedError("the log was truncated")
     return SnapshotReport(path, start_offset, end_offset, linked_count, copied_bytes)
 
 
@@ -172,7 +178,7 @@ def _copy_growing(
         while position < end_position:
             data = reader.source.read(min(READ_BYTES, end_position - position), position)
             if not data:
-                raise _ChangedError
+                raise _ChangedError(f"{segment.data_name} is cut short")
             file.write([data], position)
             position += len(data)
         position += padding(position)

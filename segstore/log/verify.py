@@ -12,7 +12,7 @@ from segstore.format.scanner import Damage, readable
 from segstore.log.report import CutTail, LostRange, VerifyReport
 from segstore.log.view import LogView
 from segstore.segment.catalog import Segment
-from segstore.segment.checkpointfile import CheckpointFile, is_unfinished
+from segstore.segment.checkpointfile import look_into
 from segstore.segment.reader import SegmentReader
 
 
@@ -117,13 +117,10 @@ def _notes(disk: Disk) -> list[str]:
 
 def _is_damaged(disk: Disk, name: str, kind: bytes) -> bool:
     try:
-        file = CheckpointFile.open(disk, name, kind, write=False)
-        if file is None:
-            return kind != KIND_CONSUMER or not is_unfinished(disk, name, kind)
+        found, is_finished = look_into(disk, name, kind)
     except FileNotFoundError:  # a consumer that was removed since the listing
         return False
-    file.close()
-    return False
+    return found is None and (is_finished or kind != KIND_CONSUMER)
 
 
 def _open(view: LogView, segment: Segment) -> tuple[Segment, SegmentReader] | None:

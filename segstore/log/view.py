@@ -13,7 +13,7 @@ from segstore.disk import Disk
 from segstore.errors import StorageError, storage_error
 from segstore.format.fileheader import KIND_START, log_tag
 from segstore.format.index import OffsetIndex
-from segstore.format.names import START
+from segstore.format.names import START, TAIL, TRUNCATE
 from segstore.log.opening import Found, find
 from segstore.log.startoffset import StartOffset
 from segstore.log.writer import LogWriter
@@ -181,7 +181,7 @@ class FileView:
         self._tail: Tail | None = None
         self._start: CheckpointFile | None = None
         self._is_closed = False
-        self._known_epoch = b""
+        self._known_epoch: bytes | None = None
         self._load()
 
     @property
@@ -212,6 +212,7 @@ class FileView:
 
     def end_offset(self) -> int:
         """The end of the segments, or of the tail where that goes on from there."""
+        self._look_for_tail()
         return self._ends()[0]
 
     def _ends(self) -> tuple[int, int]:
@@ -225,6 +226,7 @@ class FileView:
 
     def durable_offset(self) -> int:
         """As the writer last published it."""
+        self._look_for_tail()
         if self._tail is None:
             return 0
         return min(self._tail.durable.read() or 0, self.end_offset())
@@ -254,6 +256,7 @@ class FileView:
 
     def glance(self) -> Glance:
         """With one look at the segments' end."""
+        self._look_for_tail()
         epoch = self.epoch()
         return epoch, self.start_offset(), *self._ends(), self._catalog
 
@@ -267,12 +270,23 @@ class FileView:
         # A stamp that is known holds only as long as no segment can have been cut.
         known = self._catalog if epoch == self._known_epoch else None
         try:
+            is_changing = self.disk.size_of(TRUNCATE) is not None
             self._catalog = self._reached(list_segments(self.disk, known).catalog)
-            self._known_epoch = epoch
+            self._known_epoch = None if is_changing else epoch
             if self._tail is None or self.log_tag is None:
                 self._load()
         except OSError as error:
             raise self._failed(error) from error
+
+    def _look_for_tail(self) -> None:
+        """A log that is being made, or whose truncation is pending, gets its tail later."""
+        if self._tail is None and not self._is_closed:
+            try:
+                is_there = self.disk.size_of(TAIL) and self.disk.size_of(TRUNCATE) is None
+            except OSError as error:
+                raise self._failed(error) from error
+            if is_there:
+                self.refresh()
 
     def _failed(self, error: OSError) -> StorageError:
         return storage_error(error, f"{self.disk.path} can't be read")
@@ -296,7 +310,8 @@ class FileView:
 
     def _load(self) -> None:
         tail = Tail.open(self.disk, write=False)
-        self._known_epoch = b"" if tail is None else tail.epoch.token()
+        epoch = b"" if tail is None else tail.epoch.token()
+        self._known_epoch = None if self.disk.size_of(TRUNCATE) is not None else epoch
         published = None if tail is None else tail.end.read()
         for _ in range(FIND_COUNT_MAX - 1):
             try:
@@ -313,7 +328,7 @@ class FileView:
         self._tail = found.tail
         self._start = None
         self._found_end = found.plan.next_offset
-        self._distrusted_epoch = self._known_epoch
+        self._distrusted_epoch = epoch
         self._distrusted_end = (
             published if published is not None and published != self._found_end else None
         )

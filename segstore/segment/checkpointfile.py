@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from segstore.disk import Disk, File, LockHeldError, open_anew
+from segstore.disk import Disk, File, open_anew
 from segstore.format.checkpoint import (
     CHECKPOINT_BYTES,
     SEQUENCE_MAX,
@@ -102,7 +102,7 @@ class CheckpointFile:
                     continue
             try:
                 file.lock()
-                if not _has_lock_of(disk, name):
+                if not disk.is_named(file, name):
                     file.close()
                     continue
                 data = file.read(CHECKPOINT_BYTES, 0)
@@ -126,6 +126,28 @@ class CheckpointFile:
                 file.close()
                 raise
             return taken
+
+    @staticmethod
+    def remove(disk: Disk, name: str) -> bool:
+        """Remove the file of that name, durably; False where there is none.
+
+        Raises:
+            LockHeldError: somebody holds it.
+            OSError: it can't be opened or removed.
+        """
+        while True:
+            try:
+                file = disk.open(name)
+            except FileNotFoundError:
+                return False
+            try:
+                file.lock()
+                if disk.is_named(file, name):
+                    disk.unlink(name)
+                    disk.sync_directory()
+                    return True
+            finally:
+                file.close()
 
     def reload(self) -> Checkpoint | None:
         """What the file holds now, as another process may have moved it; None if damaged."""
@@ -176,36 +198,24 @@ class CheckpointFile:
         self._file.close()
 
 
-def is_unfinished(disk: Disk, name: str, kind: bytes) -> bool:
-    """Whether `CheckpointFile.take` began the file and has not finished it: it says nothing yet.
+def look_into(disk: Disk, name: str, kind: bytes) -> tuple[Checkpoint | None, bool]:
+    """What a file holds, None if damaged; and whether `CheckpointFile.take` is through with it.
 
     Raises:
-        OSError: it can't be read.
+        OSError: it can't be read (FileNotFoundError where there is none).
+        UnsupportedFormatError: it is of a later format version.
     """
     file = disk.open(name)
     try:
         data = file.read(CHECKPOINT_BYTES, 0)
     finally:
         file.close()
-    return decode_file_header(data, kind) is None and _may_be_new(data)
+    if decode_file_header(data, kind) is None:
+        return None, not _may_be_new(data)
+    return decode_slots(data), True
 
 
 def _may_be_new(data: bytes) -> bool:
     """Whether the value was never moved; `data` has no intact header."""
     second = slot_position(2)
     return not any(data[second : second + SLOT_BYTES])
-
-
-def _has_lock_of(disk: Disk, name: str) -> bool:
-    """Whether the lock that the caller holds is that of the file which has the name now."""
-    try:
-        probe = disk.open(name)
-    except FileNotFoundError:
-        return False
-    try:
-        probe.lock()
-    except LockHeldError:
-        return True
-    finally:
-        probe.close()
-    return False

@@ -112,6 +112,20 @@ class DiskConformance:
         disk.sync_directory()
         first.close()
 
+    def test_a_file_knows_whether_it_has_its_name(self, disk: Disk) -> None:
+        """Renames, removals and files of the same name tell files apart."""
+        first = disk.open("a", write=True, create=True)
+        again = disk.open("a")
+        assert disk.is_named(first, "a")
+        assert disk.is_named(again, "a")
+        assert not disk.is_named(first, "b")
+        disk.unlink("a")
+        assert not disk.is_named(first, "a")
+        second = disk.open("a", write=True, create=True)
+        assert not disk.is_named(first, "a")
+        disk.rename("a", "b")
+        assert disk.is_named(second, "b")
+
     def test_a_mapping_is_the_file(self, disk: Disk) -> None:
         """Stores are seen by reads and by other mappings at once, and writes by the mapping."""
         file = disk.open("f", write=True, create=True)

@@ -100,6 +100,11 @@ class FaultyDisk:
         self.check("size_of", name)
         return self.inner.size_of(name)
 
+    def is_named(self, file: File, name: str) -> bool:
+        """As inside, or a fault of "size_of"."""
+        self.check("size_of", name)
+        return self.inner.is_named(file._inner if isinstance(file, FaultyFile) else file, name)
+
     def open(self, name: str, *, write: bool = False, create: bool = False) -> FaultyFile:
         """As inside, or a fault."""
         self.check("create" if create else "open", name)

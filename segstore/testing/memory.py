@@ -29,7 +29,7 @@ from contextlib import suppress
 from random import Random
 from typing import NamedTuple
 
-from segstore.disk import Disk, LockHeldError
+from segstore.disk import Disk, File, LockHeldError
 from segstore.format.buffers import Buffer
 
 SECTOR_BYTES = 512
@@ -321,6 +321,10 @@ class MemoryDisk:
         """The size, or None."""
         node = self._names.get(name)
         return None if node is None else len(node.data)
+
+    def is_named(self, file: File, name: str) -> bool:
+        """By the node."""
+        return isinstance(file, MemoryFile) and self._names.get(name) is file._open_node()
 
     def open(self, name: str, *, write: bool = False, create: bool = False) -> MemoryFile:
         """Open a file, or make one."""

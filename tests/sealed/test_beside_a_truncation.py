@@ -1,0 +1,301 @@
+"""What others see of a log in the middle of a truncation: the log before it or after it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+import segstore
+from segstore import Log, OffsetOutOfRangeError
+from segstore.config import LogConfig
+from segstore.log import consumer as consumer_module
+from segstore.log import log as log_module
+from segstore.log import snapshot as snapshot_module
+from segstore.log import starting, truncation
+from segstore.segment.tail import Tail
+from segstore.testing.faulty import FaultyDisk
+from segstore.testing.memory import MemoryDisk
+
+CONFIG = LogConfig.of(
+    {"background": False, "segment_size": 4096, "batch_size": 1024, "compression": None},
+    environment={},
+)
+OLD = [b"old %d" % number for number in range(600)]
+NEW = [b"new %d" % number for number in range(600)]
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.fixture
+def log(path: str) -> Any:
+    with segstore.open(path, segment_size=4096, batch_size=1024, background=False) as made:
+        made.append_many(OLD)
+        made.sync()
+        yield made
+
+
+@pytest.fixture
+def reader(log: Log) -> Any:
+    with segstore.open(log.path, "r") as opened:
+        yield opened
+
+
+def once(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, step: Callable[[], object]
+) -> None:
+    """Have `step` done once, before the first call of a function."""
+    real = getattr(owner, name)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(owner, name, real)
+        step()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+def cut_back(log: Log) -> None:
+    log.truncate(299)
+    log.append_many(NEW[300:500])
+
+
+def test_a_snapshot_has_the_log_before_or_after(
+    log: Log, reader: Log, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, name in enumerate(("_copy_file", "_copy_growing", "_staged", "registered")):
+        log.truncate(-1)
+        log.append_many(OLD)
+        log.append(b"staged")
+        log.consumer("one").close()
+        monkeypatch.setattr(log_module.OsDisk, "link", lambda *_: False)
+        once(monkeypatch, snapshot_module, name, lambda: cut_back(log))
+        report = reader.snapshot(tmp_path / f"{place}")
+        with segstore.open(report.path, background=False) as copy:
+            assert list(copy.values()) == OLD[:300] + NEW[300:500], name
+            assert copy.recovery.lost == ()
+
+
+def test_a_killed_roll_does_not_keep_a_reader_from_snapshots(tmp_path: Any) -> None:
+    disk = MemoryDisk()
+    with Log(disk, "a", CONFIG) as log:
+        log.append_many(OLD)
+        log.sync()
+        with Log(disk, "r", CONFIG) as reader:
+            disk.open(f"{600:020}.log", write=True, create=True).close()
+            report = reader.snapshot(tmp_path / "copy")
+    with segstore.open(report.path, background=False) as copy:
+        assert list(copy.values()) == OLD
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_verify_finds_no_loss(log: Log, reader: Log, mode: str, monkeypatch: Any) -> None:
+    looker = log if mode == "a" else reader
+    once(monkeypatch, type(looker._reader.view), "refresh", lambda: log.truncate(299))
+    report = looker.verify()
+    assert (report.lost, report.record_count) == ((), 300)
+
+
+def test_a_reader_opened_while_a_truncation_is_pending_sees_what_follows(monkeypatch: Any) -> None:
+    disk = MemoryDisk()
+    log = Log(disk, "a", CONFIG)
+    log.append_many(OLD)
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(truncation, "_cut", kill)
+        with pytest.raises(Killed):
+            log.truncate(299)
+    left = disk.after_kill()
+    with Log(left, "r", CONFIG) as reader, reader.consumer("one") as consumer:
+        assert list(reader.values()) == OLD[:300]
+        first = consumer.poll(100)
+        with Log(left, "a", CONFIG) as log:
+            log.append_many(NEW[300:])
+            assert (reader.end_offset, len(reader)) == (600, 600)
+            assert reader[400].value == NEW[400]
+            assert list(reader.values()) == OLD[:300] + NEW[300:]
+            assert reader.durable_offset == log.durable_offset
+            following = consumer.poll(100)
+            assert [record.offset for record in first + following] == list(range(200))
+
+
+def test_a_reader_opened_while_the_log_is_made_sees_it_grow(monkeypatch: Any) -> None:
+    disk = MemoryDisk()
+    readers = []
+
+    def open_reader() -> None:
+        readers.append(Log(disk, "r", CONFIG))
+
+    real = Tail.create
+
+    def create(*arguments: Any) -> Any:
+        open_reader()
+        return real(*arguments)
+
+    monkeypatch.setattr(Tail, "create", create)
+    with Log(disk, "a", CONFIG) as log:
+        log.append_many(OLD)
+        log.append(b"staged")
+        (reader,) = readers
+        assert (reader.end_offset, reader[600].value) == (601, b"staged")
+        assert list(reader.values()) == [*OLD, b"staged"]
+
+
+def test_a_stamp_read_in_the_middle_is_not_believed_later(tmp_path: Any, monkeypatch: Any) -> None:
+    disk = MemoryDisk()
+    log = Log(disk, "a", CONFIG)
+    log.append_many(OLD)
+    log.roll()
+    reader = Log(disk, "r", CONFIG)
+    real = truncation._cut
+
+    def cut(*arguments: Any) -> None:
+        list(reader.read())
+        reader.segments()
+        real(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(truncation, "_cut", cut)
+        with pytest.raises(Killed):
+            log.truncate(299)
+    assert reader.verify().lost == ()
+    assert sum(segment.end_offset - segment.base_offset for segment in reader.segments()) == 300
+    report = reader.snapshot(tmp_path / "copy")
+    with segstore.open(report.path, background=False) as copy:
+        assert list(copy.values()) == OLD[:300]
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_a_waiting_poll_goes_back_with_the_log(log: Log, reader: Log, mode: str) -> None:
+    with (log if mode == "a" else reader).consumer("one") as consumer:
+        consumer.poll(1000)
+        consumer.commit()
+        timer = threading.Timer(0.1, cut_back, [log])
+        timer.start()
+        found = consumer.poll(1000, timeout=30)
+        timer.join()
+        found += consumer.poll(1000)
+        assert [record.value for record in found] == NEW[300:500]
+
+
+def test_a_commit_counts_whenever_the_consumer_was_moved_back(
+    log: Log, reader: Log, monkeypatch: Any
+) -> None:
+    with reader.consumer("one") as consumer:
+        consumer.poll(1000)
+        consumer.commit()
+        once(monkeypatch, starting, "hold_back", lambda: consumer.poll())
+        log.truncate(299)
+        log.append_many(NEW[300:])
+        assert [record.value for record in consumer.poll(1000)] == NEW[300:]
+        consumer.commit()
+        assert [info.committed for info in log.consumers()] == [600]
+
+
+def test_a_consumer_removed_while_offsets_are_given_back_is_no_failure(monkeypatch: Any) -> None:
+    memory = MemoryDisk()
+    disk = FaultyDisk(memory)
+    with Log(disk, "a", CONFIG) as log:
+        log.append_many(OLD)
+        log.consumer("one", start="end").close()
+        once(
+            monkeypatch,
+            consumer_module.CheckpointFile,
+            "open",
+            lambda: memory.unlink("one.consumer"),
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(consumer_module, "registered", lambda _: {"one": (600, 0)})
+            consumer_module.hold_back(disk, 300, 0)
+        assert log.consumers() == ()
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+@pytest.mark.parametrize("way", [Log.read, Log.batches])
+def test_an_iterator_gives_nothing_truncated_once_the_log_is_cut(
+    log: Log, reader: Log, mode: str, way: Any
+) -> None:
+    iterator = iter(way(log if mode == "a" else reader))
+    next(iterator)
+    log.truncate(299)
+    log.append_many(NEW[300:])
+    found = []
+    with suppress(OffsetOutOfRangeError):
+        for item in iterator:
+            found += item.values() if way is Log.batches else [item.value]
+    assert not set(found) & set(OLD[310:])
+
+
+def test_looking_for_a_time_is_never_out_of_range(log: Log, reader: Log, monkeypatch: Any) -> None:
+    for place, name in enumerate(("_open", "_first_at", "_refresh"), 1):
+        start = log.start_offset
+        once(monkeypatch, reader._reader, name, lambda at=100 * place: log.trim(at))
+        if name == "_refresh":
+            reader._reader._segments.clear()
+            once(monkeypatch, reader._reader, "_open", lambda: log.trim(280))
+        assert start <= reader.offset_for_time(0) <= log.start_offset
+    with reader.consumer("one") as consumer:
+        once(monkeypatch, reader._reader, "_first_at", lambda: log.trim(550))
+        assert consumer.seek(timestamp=0) == 550
+
+
+def test_retention_is_passed_over_by_iterating_a_consumer(log: Log, reader: Log) -> None:
+    with reader.consumer("one") as consumer:
+        found = []
+        for record in consumer:
+            found.append(record.offset)
+            if record.offset == 100:
+                log.trim(500)
+        assert found[-100:] == list(range(500, 600))
+        assert consumer.lost_count == 500 - (found[-101] + 1)
+
+
+def test_a_name_removed_by_two_and_taken_again_is_left_alone(log: Log, monkeypatch: Any) -> None:
+    log.consumer("one").close()
+    held = []
+
+    def be_faster() -> None:
+        assert log.remove_consumer("one")
+        held.append(log.consumer("one"))
+
+    real = log_module.OsDisk.open
+
+    def open_(disk: Any, name: str, **options: Any) -> Any:
+        file = real(disk, name, **options)
+        if name == "one.consumer" and not options and not held:
+            held.append(None)
+            held.clear()
+            monkeypatch.setattr(log_module.OsDisk, "open", real)
+            be_faster()
+        return file
+
+    monkeypatch.setattr(log_module.OsDisk, "open", open_)
+    with pytest.raises(segstore.ConsumerLockedError):
+        log.remove_consumer("one")
+    (consumer,) = held
+    consumer.commit(42)
+    assert [(info.name, info.committed) for info in log.consumers()] == [("one", 42)]
+    consumer.close()
+
+
+def test_a_registration_is_looked_at_once(log: Log, monkeypatch: Any) -> None:
+    look_into = consumer_module.look_into
+    seen = []
+
+    def look(*arguments: Any) -> Any:
+        seen.append(look_into(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(consumer_module, "look_into", look)
+    log.consumer("one", start="end").close()
+    assert [info.committed for info in log.consumers()] == [600]
+    assert len(seen) == 1
