@@ -12,6 +12,7 @@ from segstore.format.fileheader import FileHeader, encode_file_header
 from segstore.format.index import (
     ENTRIES_POSITION,
     ENTRY_BYTES,
+    INDEX_BYTES_MAX,
     OffsetIndex,
     Stamp,
     decode_stamp,
@@ -54,26 +55,33 @@ class IndexFile:
     def resume(cls, disk: Disk, header: FileHeader, capacity: int, index: OffsetIndex) -> IndexFile:
         """The index file of a segment that is written on, made to hold exactly `index`.
 
-        One that has room is kept as it is, whatever `capacity` is asked for now: a log has to
-        open on a full disk.
+        On a full disk the one at hand does, if it has room: the log has to open there.
 
         Raises:
             OSError: it can't be opened, or its blocks can't be allocated.
         """
         name = segment_file(header.base_offset, RAW_INDEX_SUFFIX)
-        size_bytes = disk.size_of(name) or 0
-        found = (size_bytes - ENTRIES_POSITION) // ENTRY_BYTES
-        if found > len(index) and size_bytes == ENTRIES_POSITION + found * ENTRY_BYTES:
+        capacity = max(capacity, len(index) + 1)
+        size_bytes = disk.size_of(name)
+        if size_bytes is None or size_bytes > INDEX_BYTES_MAX:
+            resumed = cls.create(disk, header, capacity)
+        else:
+            found = (size_bytes - ENTRIES_POSITION) // ENTRY_BYTES
             file = disk.open(name, write=True)
             try:
-                # A copy may have holes, and a store into one on a full disk is SIGBUS.
-                file.allocate(size_bytes)
-                resumed = cls(file, found)
+                # Also where it is as large: a copy may have holes, and on a full disk a store into
+                # one is SIGBUS.
+                try:
+                    file.allocate(ENTRIES_POSITION + max(capacity, found) * ENTRY_BYTES)
+                except OSError:
+                    if not len(index) < found < capacity:
+                        raise
+                    file.allocate(ENTRIES_POSITION + found * ENTRY_BYTES)
+                    capacity = found
+                resumed = cls(file, max(capacity, found))
             except OSError:
                 file.close()
                 raise
-        else:
-            resumed = cls.create(disk, header, max(capacity, len(index) + 1))
         view = resumed._mapping.view
         head = encode_file_header(header)
         wanted = head + bytes(ENTRIES_POSITION - len(head)) + index.encode()

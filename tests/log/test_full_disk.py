@@ -143,3 +143,19 @@ def fill(ballast: Path) -> None:
             with suppress(OSError):
                 while True:
                     file.write(bytes(size))
+
+
+def test_an_index_that_is_full_gets_room_at_the_next_opening() -> None:
+    disk = MemoryDisk()
+    with Log(disk, "a", CONFIG) as log:
+        log.append_many(VALUES[:50])
+    (name,) = (name for name in disk.names() if name.endswith(".index"))
+    file = disk.open(name, write=True)
+    file.truncate(192 + 16 * 2)  # as an interrupted seal leaves it
+    with Log(disk, "a", CONFIG) as log:
+        log.append_many(VALUES[50:60])
+    first = disk.contents()
+    with Log(disk, "a", CONFIG) as log:
+        assert list(log.values()) == VALUES[:60]
+    changed = {key for key, data in disk.contents().items() if data != first[key]}
+    assert changed <= {"lock"}
