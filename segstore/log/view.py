@@ -13,7 +13,7 @@ from segstore.disk import Disk
 from segstore.errors import StorageError, storage_error
 from segstore.format.fileheader import KIND_START, log_tag
 from segstore.format.index import OffsetIndex
-from segstore.format.names import START, TAIL, TRUNCATE
+from segstore.format.names import START, TRUNCATE
 from segstore.log.opening import Found, find
 from segstore.log.startoffset import StartOffset
 from segstore.log.writer import LogWriter
@@ -282,10 +282,11 @@ class FileView:
         """A log that is being made, or whose truncation is pending, gets its tail later."""
         if self._tail is None and not self._is_closed:
             try:
-                is_there = self.disk.size_of(TAIL) and self.disk.size_of(TRUNCATE) is None
+                is_whole = Tail.is_in(self.disk)
+                is_pending = is_whole and self.disk.size_of(TRUNCATE) is not None
             except OSError as error:
                 raise self._failed(error) from error
-            if is_there:
+            if is_whole and not is_pending:
                 self.refresh()
 
     def _failed(self, error: OSError) -> StorageError:

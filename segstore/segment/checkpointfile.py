@@ -185,14 +185,6 @@ class CheckpointFile:
         self._file.write([encode_slot(current)], slot_position(current.sequence))
         self._file.sync(data_only=True)
 
-    def lock(self) -> None:
-        """Lock the file until it is closed.
-
-        Raises:
-            LockHeldError: somebody else holds it.
-        """
-        self._file.lock()
-
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -143,6 +143,15 @@ class Tail:
         self.epoch = Register(self.view, _EPOCH_AT)
         self._registers = (self.end, self.durable, self.recovery_point, self.epoch)
 
+    @staticmethod
+    def is_in(disk: Disk) -> bool:
+        """Whether the log has a tail of the right size.
+
+        Raises:
+            OSError: that can't be told.
+        """
+        return disk.size_of(TAIL) == TAIL_BYTES
+
     @classmethod
     def open(cls, disk: Disk, *, write: bool) -> "Tail | None":
         """The tail of the log, or None where there is none of the right size.
@@ -151,8 +160,7 @@ class Tail:
             UnsupportedFormatError: it is of a later format version.
             OSError: it can't be read.
         """
-        size = disk.size_of(TAIL)
-        if size != TAIL_BYTES:
+        if not cls.is_in(disk):
             return None
         file = disk.open(TAIL, write=write)
         try:
