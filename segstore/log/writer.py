@@ -337,13 +337,14 @@ class LogWriter:
 
     def rewind(self, end_offset: int) -> None:
         """Go on from a lower end offset; whoever calls is in `exclusively` and cut the files."""
-        self.rewind_count += 1
         self.written_end = end_offset
         self._durable_offset = min(self._durable_offset, end_offset)
         self._staged_keys = {}
         self._restart_tail()
         self.buffer.next_offset = end_offset
         self.buffer.durable_offset = self._durable_offset
+        # Last, so that whoever sees it changed sees nothing of before; whoever doesn't, looks again.
+        self.rewind_count += 1
 
     def fail(self, failure: SegstoreError) -> None:
         """Refuse everything from now on."""
