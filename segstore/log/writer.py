@@ -343,7 +343,7 @@ class LogWriter:
         self._restart_tail()
         self.buffer.next_offset = end_offset
         self.buffer.durable_offset = self._durable_offset
-        # Last, so that whoever sees it changed sees nothing of before; whoever doesn't, looks again.
+        # Last: whoever sees it changed sees nothing of before, and whoever doesn't looks again.
         self.rewind_count += 1
 
     def fail(self, failure: SegstoreError) -> None:
