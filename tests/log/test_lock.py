@@ -172,46 +172,42 @@ def test_many_openers_at_once_give_one_writer(path):
     opened[0].close()
 
 
-def test_a_fork_while_another_thread_opens_the_log_does_not_keep_it(path, monkeypatch):
+@pytest.fixture
+def fork_at(monkeypatch):
+    """Have a child that lives on forked just before a function is called the first time."""
     children = []
 
-    def fork_once(disk, *args, **options):
-        if not children:
+    def arrange(module, name):
+        real = getattr(module, name)
+
+        def fork_first(*args, **options):
+            monkeypatch.setattr(module, name, real)
+            reading, writing = os.pipe()
             children.append(os.fork())
             if children[0] == 0:
+                os.write(writing, b"!")
                 time.sleep(60)
                 os._exit(0)
-        return start_writer(disk, *args, **options)
+            os.read(reading, 1)  # it has begun, and let go of what it has to
+            return real(*args, **options)
 
-    start_writer = log_module.start_writer
-    monkeypatch.setattr(log_module, "start_writer", fork_once)
-    with segstore.open(path) as log, log.consumer("one"):
-        log.append(b"x")
-    try:
-        segstore.open(path).close()
-    finally:
-        os.kill(children[0], signal.SIGKILL)
-        os.waitpid(children[0], 0)
+        monkeypatch.setattr(module, name, fork_first)
+
+    yield arrange
+    assert len(children) == 1
+    os.kill(children[0], signal.SIGKILL)
+    os.waitpid(children[0], 0)
 
 
-def test_a_fork_while_another_thread_registers_a_consumer_does_not_keep_its_name(path, monkeypatch):
-    children = []
-
-    def fork_once(*args):
-        if not children:
-            children.append(os.fork())
-            if children[0] == 0:
-                time.sleep(60)
-                os._exit(0)
-        return decode_slots(*args)
-
-    decode_slots = checkpointfile.decode_slots
+def test_a_fork_while_another_thread_opens_the_log_does_not_keep_it(path, fork_at):
+    fork_at(log_module, "start_writer")
     with segstore.open(path) as log:
-        monkeypatch.setattr(checkpointfile, "decode_slots", fork_once)
+        log.append(b"x")
+    segstore.open(path).close()
+
+
+def test_a_fork_while_another_thread_registers_a_consumer_does_not_keep_its_name(path, fork_at):
+    with segstore.open(path) as log:
+        fork_at(checkpointfile, "decode_slots")
         log.consumer("one").close()
-        assert children
-        try:
-            log.consumer("one").close()
-        finally:
-            os.kill(children[0], signal.SIGKILL)
-            os.waitpid(children[0], 0)
+        log.consumer("one").close()
