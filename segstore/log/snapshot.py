@@ -129,8 +129,11 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
             end_offset = catalog.end_offset(number) or end_offset
             continue
         is_last = number + 1 == len(catalog)
-        size_bytes = view.disk.size_of(segment.data_name) or 0
-        if is_last and segment.base_offset == acknowledged and size_bytes < FILE_HEADER_BYTES:
+        if (
+            is_last
+            and segment.base_offset == acknowledged
+            and (view.disk.size_of(segment.data_name) or 0) < FILE_HEADER_BYTES
+        ):
             continue  # a roll that was killed in the middle
         copied, end_offset = _copy_growing(view, segment, target, with_tail=is_last)
         copied_bytes += copied

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Protocol, TypeAlias
 
 from segstore.disk import Disk
-from segstore.errors import StorageError, storage_error
+from segstore.errors import storage_error, storage_errors
 from segstore.format.fileheader import KIND_START, log_tag
 from segstore.format.index import OffsetIndex
 from segstore.format.names import START, TRUNCATE
@@ -207,7 +207,7 @@ class FileView:
             else:
                 current = checkpoint.reload()
         except OSError as error:
-            raise self._failed(error) from error
+            raise storage_error(error, f"{self.disk.path} can't be read") from error
         return first if current is None else current.value
 
     def end_offset(self) -> int:
@@ -269,28 +269,20 @@ class FileView:
         epoch = self.epoch()
         # A stamp that is known holds only as long as no segment can have been cut.
         known = self._catalog if epoch == self._known_epoch else None
-        try:
+        with storage_errors(f"{self.disk.path} can't be read"):
             is_changing = self.disk.size_of(TRUNCATE) is not None
             self._catalog = self._reached(list_segments(self.disk, known).catalog)
             self._known_epoch = None if is_changing else epoch
             if self._tail is None or self.log_tag is None:
                 self._load()
-        except OSError as error:
-            raise self._failed(error) from error
 
     def _look_for_tail(self) -> None:
         """A log that is being made, or whose truncation is pending, gets its tail later."""
         if self._tail is None and not self._is_closed:
-            try:
-                is_whole = Tail.is_in(self.disk)
-                is_pending = is_whole and self.disk.size_of(TRUNCATE) is not None
-            except OSError as error:
-                raise self._failed(error) from error
-            if is_whole and not is_pending:
+            with storage_errors(f"{self.disk.path} can't be read"):
+                is_ready = Tail.is_in(self.disk) and self.disk.size_of(TRUNCATE) is None
+            if is_ready:
                 self.refresh()
-
-    def _failed(self, error: OSError) -> StorageError:
-        return storage_error(error, f"{self.disk.path} can't be read")
 
     def close(self) -> None:
         """Unmap the tail, and drop the checkpoint, which another thread may be reading."""

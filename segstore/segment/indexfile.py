@@ -67,18 +67,19 @@ class IndexFile:
             resumed = cls.create(disk, header, capacity)
         else:
             found = (size_bytes - ENTRIES_POSITION) // ENTRY_BYTES
+            room = max(capacity, found)
             file = disk.open(name, write=True)
             try:
                 # Also where it is as large: a copy may have holes, and on a full disk a store into
                 # one is SIGBUS.
                 try:
-                    file.allocate(ENTRIES_POSITION + max(capacity, found) * ENTRY_BYTES)
+                    file.allocate(ENTRIES_POSITION + room * ENTRY_BYTES)
                 except OSError:
-                    if not len(index) < found < capacity:
+                    if not len(index) < found < room:
                         raise
-                    file.allocate(ENTRIES_POSITION + found * ENTRY_BYTES)
-                    capacity = found
-                resumed = cls(file, max(capacity, found))
+                    room = found
+                    file.allocate(ENTRIES_POSITION + room * ENTRY_BYTES)
+                resumed = cls(file, room)
             except OSError:
                 file.close()
                 raise

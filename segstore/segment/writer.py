@@ -52,13 +52,7 @@ class SegmentWriter:
         try:
             index_file = IndexFile.create(disk, header._replace(kind=KIND_INDEX), index_capacity)
             try:
-                file = disk.open(name, write=True, create=True)
-                try:
-                    file.write([encode_file_header(header)], 0)
-                except OSError:
-                    file.close()
-                    disk.unlink(name)
-                    raise
+                file = _create_data(disk, name, header)
             except OSError:
                 index_file.close()
                 disk.unlink(index_name)
@@ -207,6 +201,17 @@ class SegmentWriter:
             self._file.sync()
         except OSError as error:
             raise SegmentBrokenError(error.errno or errno.EIO, str(error)) from error
+
+
+def _create_data(disk: Disk, name: str, header: FileHeader) -> File:
+    file = disk.open(name, write=True, create=True)
+    try:
+        file.write([encode_file_header(header)], 0)
+    except OSError:
+        file.close()
+        disk.unlink(name)
+        raise
+    return file
 
 
 class NotWrittenError(OSError):

@@ -31,6 +31,8 @@ from segstore.testing.memory import Event, MemoryDisk
 
 from .records import lines
 
+BARE = LogConfig.of({"background": False}, environment={})
+
 
 def open_log(path: str, mode: Any = "a", **options: Any) -> Log:
     return segstore.open(path, mode, background=False, **options)
@@ -457,7 +459,7 @@ def test_retention_in_the_middle_of_a_poll_is_passed_over(path: str) -> None:
 def test_a_consumer_that_is_removed_just_then_is_none(look: Any) -> None:
     memory = MemoryDisk()
     disk = FaultyDisk(memory)
-    with Log(disk, "a", LogConfig.of({"background": False}, environment={})) as log:
+    with Log(disk, "a", BARE) as log:
         log.append_many(lines(50))
         log.consumer("one", start=20).close()
 
@@ -503,15 +505,14 @@ def test_a_registration_torn_by_a_power_cut_is_made_again(seed: int) -> None:
             states.append(disk.unsynced().sample(random_))
 
     disk = MemoryDisk()
-    config = LogConfig.of({"background": False}, environment={})
-    with Log(disk, "a", config) as log:
+    with Log(disk, "a", BARE) as log:
         log.append_many(lines(50), durability="durable")
         disk.watch = watch
         log.consumer("one", start=20).close()
         disk.watch = None
         states.append(disk.unsynced().sample(random_))
     after = states[min(cut_at, len(states) - 1)]
-    with Log(after, "a", config) as log:
+    with Log(after, "a", BARE) as log:
         assert [info.committed for info in log.consumers()] in ([], [20])
         assert not log.verify().notes
         with log.consumer("one", start=20) as consumer:
@@ -521,8 +522,7 @@ def test_a_registration_torn_by_a_power_cut_is_made_again(seed: int) -> None:
 def test_an_opened_consumer_stands_on_what_is_durable() -> None:
     """Two commits that no sync covered must not be in both slots when the power goes."""
     disk = MemoryDisk()
-    config = LogConfig.of({"background": False}, environment={})
-    log = Log(disk, "a", config)
+    log = Log(disk, "a", BARE)
     log.append_many(lines(50), durability="durable")
     with log.consumer("one") as consumer:
         consumer.commit(10)
@@ -536,7 +536,7 @@ def test_an_opened_consumer_stands_on_what_is_durable() -> None:
         disk.watch = kill
         consumer.commit(30)
     after = killed[0]
-    log = Log(after, "a", config)
+    log = Log(after, "a", BARE)
     with log.consumer("one") as consumer:
         assert consumer.committed == 30  # as the cache has it
         assert _committed_after_power_cuts(after) == {30}
@@ -550,9 +550,8 @@ def test_an_opened_consumer_stands_on_what_is_durable() -> None:
 
 def _committed_after_power_cuts(disk: MemoryDisk) -> set[int]:
     unsynced = disk.unsynced()
-    config = LogConfig.of({"background": False}, environment={})
     found = set()
     for seed in range(40):
-        with Log(unsynced.sample(random.Random(seed)), "r", config) as log:
+        with Log(unsynced.sample(random.Random(seed)), "r", BARE) as log:
             found.update(info.committed for info in log.consumers())
     return found
