@@ -1,6 +1,6 @@
 /* The loops that decide what a record costs, a second time, in C.
 
-   The specification is Python: segstore/format/columns.py and segstore/format/pointread.py (the
+   The specification is Python: columns.py, framejoin.py and pointread.py in segstore/format (the
    functions) and segstore/segment/tail.py (TailBuffer). What stands here gives the same
    results and the same errors, and nothing on disk depends on which of the two ran.
 
@@ -36,17 +36,23 @@
 
 enum {
     DECODE_HEAD,
-    JOIN_BODY,
     JOIN_COLUMN,
+    JOIN_FRAME,
     MAKE_RECORDS,
     MEASURE,
     READ_RECORD,
     SPLIT_COLUMN,
     FUNCTION_COUNT
 };
-static const char *const function_names[] = {"decode_head", "join_body",   "join_column",
+static const char *const function_names[] = {"decode_head",  "join_column", "join_frame",
                                              "make_records", "measure",     "read_record",
                                              "split_column"};
+
+/* Where the specification of each stands. */
+static const char *const function_homes[] = {
+    "segstore.format.pointread", "segstore.format.columns", "segstore.format.framejoin",
+    "segstore.format.columns",   "segstore.format.columns", "segstore.format.pointread",
+    "segstore.format.columns"};
 
 typedef struct {
     PyObject *specification[FUNCTION_COUNT];
@@ -71,14 +77,13 @@ hand_over(PyObject *module, int function, PyObject *const *args, Py_ssize_t narg
 /* CRC-32C of whole 8-byte words: frames are padded to them.                                   */
 
 #define CRC_POLYNOMIAL 0x82F63B78u
-#define LANE_BYTES 256
 #define WORD_BYTES 8
+/* Three of these and two words are a block of values. */
+#define LANE_WORDS_MAX 170
 
 typedef uint32_t (*CrcFunction)(uint32_t crc, const unsigned char *data, size_t size);
 
 static uint32_t crc_table[8][256];
-/* What LANE_BYTES zero bytes make of a CRC, by each of its four bytes. */
-static uint32_t lane_table[4][256];
 
 static inline uint64_t
 load_word(const unsigned char *data)
@@ -102,56 +107,66 @@ crc_portable(uint32_t crc, const unsigned char *data, size_t size)
     return crc;
 }
 
-static inline uint32_t
-skip_lane(uint32_t crc)
-{
-    return lane_table[0][crc & 255] ^ lane_table[1][crc >> 8 & 255] ^
-           lane_table[2][crc >> 16 & 255] ^ lane_table[3][crc >> 24];
-}
-
-/* The instruction takes three cycles and starts every cycle, so that large values go in three
-   lanes which are then put together; a small record is one lane. */
-#define DEFINE_CRC_HARDWARE(ATTRIBUTES, STEP)                                                   \
-    ATTRIBUTES static uint32_t crc_hardware(uint32_t crc, const unsigned char *data,            \
-                                            size_t size)                                        \
-    {                                                                                           \
-        uint64_t first = crc;                                                                   \
-        while (size >= 3 * LANE_BYTES) {                                                        \
-            uint64_t second = 0, third = 0;                                                     \
-            for (size_t at = 0; at < LANE_BYTES; at += 8) {                                     \
-                first = STEP(first, load_word(data + at));                                      \
-                second = STEP(second, load_word(data + LANE_BYTES + at));                       \
-                third = STEP(third, load_word(data + 2 * LANE_BYTES + at));                     \
-            }                                                                                   \
-            first = skip_lane((uint32_t)first) ^ (uint32_t)second;                              \
-            first = skip_lane((uint32_t)first) ^ (uint32_t)third;                               \
-            data += 3 * LANE_BYTES;                                                             \
-            size -= 3 * LANE_BYTES;                                                             \
-        }                                                                                       \
-        for (; size >= 8; data += 8, size -= 8) {                                               \
-            first = STEP(first, load_word(data));                                               \
-        }                                                                                       \
-        return (uint32_t)first;                                                                 \
-    }
-
 #if defined(__x86_64__)
+#include <nmmintrin.h>
+#include <wmmintrin.h>
 #define HAS_CRC_HARDWARE 1
-DEFINE_CRC_HARDWARE(__attribute__((target("sse4.2"))), __builtin_ia32_crc32di)
+#define CRC_TARGET __attribute__((target("sse4.2,pclmul")))
+#define CRC_STEP(crc, word) _mm_crc32_u64(crc, word)
+#define CRC_MULTIPLY(crc, power)                                                                \
+    ((uint64_t)_mm_cvtsi128_si64(_mm_clmulepi64_si128(                                          \
+        _mm_cvtsi64_si128((long long)(crc)), _mm_cvtsi64_si128((long long)(power)), 0)))
 static bool
 can_use_crc_hardware(void)
 {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("sse4.2");
+    return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul");
 }
-#elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32) && defined(__ARM_FEATURE_AES)
 #include <arm_acle.h>
+#include <arm_neon.h>
 #define HAS_CRC_HARDWARE 1
-#define ARM_STEP(crc, word) __crc32cd((uint32_t)(crc), word)
-DEFINE_CRC_HARDWARE(, ARM_STEP)
+#define CRC_TARGET
+#define CRC_STEP(crc, word) __crc32cd((uint32_t)(crc), word)
+#define CRC_MULTIPLY(crc, power) ((uint64_t)vmull_p64((poly64_t)(crc), (poly64_t)(power)))
 static bool
 can_use_crc_hardware(void)
 {
     return true; /* the compiler was told that every target machine has it */
+}
+#endif
+
+#ifdef HAS_CRC_HARDWARE
+/* What moves a CRC on by so many words of zeros: x^(64 n - 33), as the product of two reflected
+   numbers is one bit short of 64, and the step that reduces it multiplies by x^32. */
+static uint32_t lane_powers[2 * LANE_WORDS_MAX + 1];
+
+/* The instruction takes three cycles and starts every cycle, so that three lanes go side by side
+   and are then put together (Gopal et al., Fast CRC Computation for iSCSI Polynomial Using CRC32
+   Instruction, Intel 2011). */
+CRC_TARGET static uint32_t
+crc_hardware(uint32_t crc, const unsigned char *data, size_t size)
+{
+    uint64_t first = crc;
+    size_t words = size / 8;
+    while (words >= 9) {
+        size_t lane = words / 3 < LANE_WORDS_MAX ? words / 3 : LANE_WORDS_MAX;
+        uint64_t second = 0, third = 0;
+        for (const unsigned char *end = data + 8 * lane; data < end; data += 8) {
+            first = CRC_STEP(first, load_word(data));
+            second = CRC_STEP(second, load_word(data + 8 * lane));
+            third = CRC_STEP(third, load_word(data + 16 * lane));
+        }
+        first = CRC_MULTIPLY(first, lane_powers[2 * lane]) ^
+                CRC_MULTIPLY(second, lane_powers[lane]);
+        first = CRC_STEP(0, first) ^ third;
+        data += 16 * lane;
+        words -= 3 * lane;
+    }
+    for (; words > 0; data += 8, words--) {
+        first = CRC_STEP(first, load_word(data));
+    }
+    return (uint32_t)first;
 }
 #endif
 
@@ -180,14 +195,10 @@ prepare_crc(void)
         }
     }
 #ifdef HAS_CRC_HARDWARE
-    static const unsigned char zeros[LANE_BYTES];
-    for (int bit = 0; bit < 32; bit++) {
-        uint32_t skipped = crc_portable(1u << bit, zeros, LANE_BYTES);
-        uint32_t *table = lane_table[bit / 8];
-        int top = 1 << bit % 8;
-        for (int low = 0; low < top; low++) { /* a CRC is linear, so single bits add up */
-            table[top + low] = skipped ^ table[low];
-        }
+    static const unsigned char zeros[WORD_BYTES];
+    lane_powers[1] = 1; /* x^31, reflected */
+    for (int words = 2; words <= 2 * LANE_WORDS_MAX; words++) {
+        lane_powers[words] = crc_portable(lane_powers[words - 1], zeros, WORD_BYTES);
     }
     if (can_use_crc_hardware()) {
         crc_words = crc_hardware;
@@ -424,123 +435,11 @@ time_range(const Times *times, Py_ssize_t start, Py_ssize_t stop, int64_t *lowes
     return true;
 }
 
-static inline char *
-pad(char *at, Py_ssize_t size)
+/* Zeros behind a column of that size, which ends at `end`. */
+static inline void
+pad(char *end, Py_ssize_t size)
 {
-    Py_ssize_t zeros = -size & 7;
-    memset(at, 0, (size_t)zeros);
-    return at + zeros;
-}
-
-/* A frame of several records and more value bytes than this has a check for each so many. */
-#define BLOCK_BYTES 4096
-_Static_assert(BLOCK_BYTES % WORD_BYTES == 0, "the CRC here takes whole words");
-
-/* The checks of all blocks of values. */
-static void
-store_checks(char *at, const char *values, Py_ssize_t size)
-{
-    uint32_t crc = ~0u;
-    while (size > 0) {
-        Py_ssize_t block = size < BLOCK_BYTES ? size : BLOCK_BYTES;
-        crc = crc_words(crc, (const unsigned char *)values, (size_t)block);
-        uint32_t check = ~crc;
-        memcpy(at, &check, 4);
-        at += 4;
-        values += block;
-        size -= block;
-    }
-}
-
-/* The body of a frame without keys, and how much of it the CRC of the frame covers; NULL without an
-   exception where anything is not plain. No allocation here runs the collector (bytes are not
-   tracked), so the lists stay as they are. */
-static PyObject *
-join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *times,
-             bool has_times, Py_ssize_t *covered)
-{
-    int64_t size = 0;
-    for (Py_ssize_t i = start; i < stop; i++) {
-        PyObject *value = PyList_GET_ITEM(values, i);
-        if (!PyBytes_CheckExact(value) || PyBytes_GET_SIZE(value) > INT32_MAX - size) {
-            return NULL;
-        }
-        size += PyBytes_GET_SIZE(value);
-    }
-    Py_ssize_t count = stop - start;
-    Py_ssize_t offsets_size = 4 * (count + 1);
-    Py_ssize_t times_size = has_times ? 8 * count : 0;
-    Py_ssize_t values_size = (size + 7) & ~(Py_ssize_t)7;
-    Py_ssize_t blocks = (values_size + BLOCK_BYTES - 1) / BLOCK_BYTES;
-    Py_ssize_t checks_size = count > 1 && blocks > 1 ? 4 * blocks : 0;
-    Py_ssize_t head_size =
-        offsets_size + (-offsets_size & 7) + times_size + checks_size + (-checks_size & 7);
-    PyObject *body = PyBytes_FromStringAndSize(NULL, head_size + values_size);
-    if (body == NULL) {
-        return NULL;
-    }
-    char *offset_at = PyBytes_AS_STRING(body);
-    char *values_at = offset_at + head_size;
-    char *at = pad(offset_at + offsets_size, offsets_size);
-    for (Py_ssize_t i = start; i < (has_times ? stop : start); i++) {
-        int64_t time = times->list == NULL ? stored_time(times, i)
-                                           : PyLong_AsLongLong(PyList_GET_ITEM(times->list, i));
-        memcpy(at, &time, 8);
-        at += 8;
-    }
-    char *checks_at = at;
-    pad(checks_at + checks_size, checks_size);
-    int32_t end = 0;
-    memcpy(offset_at, &end, 4);
-    at = values_at;
-    for (Py_ssize_t i = start; i < stop; i++) {
-        PyObject *value = PyList_GET_ITEM(values, i);
-        Py_ssize_t value_size = PyBytes_GET_SIZE(value);
-        memcpy(at, PyBytes_AS_STRING(value), (size_t)value_size);
-        at += value_size;
-        end += (int32_t)value_size;
-        offset_at += 4;
-        memcpy(offset_at, &end, 4);
-    }
-    pad(at, end);
-    if (checks_size) {
-        store_checks(checks_at, values_at, values_size);
-    }
-    *covered = checks_size ? head_size : head_size + values_size;
-    return body;
-}
-
-PyDoc_STRVAR(join_body_doc, "join_body($module, values, ends, start, stop, timestamps, /)\n--\n\n"
-                            "As segstore.format.columns.join_body; `ends` is not needed.");
-
-static PyObject *
-join_body(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
-{
-    if (!has_arguments("join_body", nargs, 5)) {
-        return NULL;
-    }
-    PyObject *values = args[0], *body = NULL;
-    Py_ssize_t start = PyLong_CheckExact(args[2]) ? PyLong_AsSsize_t(args[2]) : -1;
-    Py_ssize_t stop = PyLong_CheckExact(args[3]) ? PyLong_AsSsize_t(args[3]) : -1;
-    PyErr_Clear(); /* a number too large counts as -1 */
-    int64_t lowest, highest;
-    Py_ssize_t covered = 0;
-    if (PyList_CheckExact(values) && 0 <= start && start < stop &&
-        stop <= PyList_GET_SIZE(values) && stop - start < INT32_MAX / 4) {
-        Times times;
-        if (open_times(&times, args[4]) && time_range(&times, start, stop, &lowest, &highest)) {
-            body = join_checked(values, start, stop, &times, lowest != highest, &covered);
-        }
-        close_times(&times);
-    }
-    if (body != NULL) {
-        return Py_BuildValue("LLnN", (long long)lowest, (long long)highest, covered, body);
-    }
-    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
-        return NULL;
-    }
-    PyErr_Clear();
-    return hand_over(module, JOIN_BODY, args, 5);
+    memset(end, 0, (size_t)(-size & 7));
 }
 
 typedef struct __attribute__((packed, may_alias)) {
@@ -818,10 +717,181 @@ typedef struct {
 _Static_assert(sizeof(FrameHeader) == 64, "the header is 64 bytes");
 _Static_assert(offsetof(FrameHeader, durable_offset) == 56, "no padding");
 
+/* A frame of several records and more value bytes than this has a check for each so many. */
+#define BLOCK_BYTES 4096
+_Static_assert(BLOCK_BYTES % WORD_BYTES == 0, "the CRC here takes whole words");
+
+/* Where things are in a frame without keys. */
+typedef struct {
+    Py_ssize_t times_at, checks_at, values_at;
+} Places;
+
+static inline Py_ssize_t
+padded(Py_ssize_t size)
+{
+    return (size + 7) & ~(Py_ssize_t)7;
+}
+
+static inline Py_ssize_t
+block_count(Py_ssize_t values_size)
+{
+    return (values_size + BLOCK_BYTES - 1) / BLOCK_BYTES;
+}
+
+static Places
+lay_out(Py_ssize_t count, bool has_times, Py_ssize_t check_count)
+{
+    Places places;
+    places.times_at = (Py_ssize_t)sizeof(FrameHeader) + padded(4 * (count + 1));
+    places.checks_at = places.times_at + (has_times ? 8 * count : 0);
+    places.values_at = places.checks_at + padded(4 * check_count);
+    return places;
+}
+
+/* The checks of all blocks of values. */
+static void
+store_checks(char *at, const char *values, Py_ssize_t size)
+{
+    uint32_t crc = ~0u;
+    while (size > 0) {
+        Py_ssize_t block = size < BLOCK_BYTES ? size : BLOCK_BYTES;
+        crc = crc_words(crc, (const unsigned char *)values, (size_t)block);
+        uint32_t check = ~crc;
+        memcpy(at, &check, 4);
+        at += 4;
+        values += block;
+        size -= block;
+    }
+}
+
+/* A frame without keys; NULL, perhaps with an exception, where anything is not plain. `header` has
+   what does not depend on the records. No allocation here runs the collector (bytes are not
+   tracked), so the lists stay as they are. */
+static PyObject *
+join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *times,
+             FrameHeader header)
+{
+    int64_t size = 0;
+    for (Py_ssize_t i = start; i < stop; i++) {
+        PyObject *value = PyList_GET_ITEM(values, i);
+        if (!PyBytes_CheckExact(value) || PyBytes_GET_SIZE(value) > INT32_MAX - size) {
+            return NULL;
+        }
+        size += PyBytes_GET_SIZE(value);
+    }
+    Py_ssize_t count = stop - start;
+    Py_ssize_t values_size = padded((Py_ssize_t)size);
+    bool has_times = header.min_timestamp != header.max_timestamp;
+    bool has_checks = count > 1 && values_size > BLOCK_BYTES;
+    Places places = lay_out(count, has_times, has_checks ? block_count(values_size) : 0);
+    Py_ssize_t body_size = places.values_at - (Py_ssize_t)sizeof header + values_size;
+    if (body_size > UINT32_MAX) {
+        return NULL;
+    }
+    PyObject *frame = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)sizeof header + body_size);
+    if (frame == NULL) {
+        return NULL;
+    }
+    char *data = PyBytes_AS_STRING(frame), *at = data + sizeof header;
+    int32_t end = 0;
+    memcpy(at, &end, 4);
+    char *value_at = data + places.values_at;
+    for (Py_ssize_t i = start; i < stop; i++) {
+        PyObject *value = PyList_GET_ITEM(values, i);
+        Py_ssize_t value_size = PyBytes_GET_SIZE(value);
+        memcpy(value_at, PyBytes_AS_STRING(value), (size_t)value_size);
+        value_at += value_size;
+        end += (int32_t)value_size;
+        at += 4;
+        memcpy(at, &end, 4);
+    }
+    pad(value_at, end);
+    pad(at + 4, 4 * (count + 1));
+    at = data + places.times_at;
+    for (Py_ssize_t i = start; has_times && i < stop; i++) {
+        int64_t time = times->list == NULL ? stored_time(times, i)
+                                           : PyLong_AsLongLong(PyList_GET_ITEM(times->list, i));
+        memcpy(at, &time, 8);
+        at += 8;
+    }
+    Py_ssize_t covered = places.values_at;
+    if (has_checks) {
+        at = data + places.checks_at;
+        store_checks(at, data + places.values_at, values_size);
+        pad(at + 4 * block_count(values_size), 4 * block_count(values_size));
+    }
+    else {
+        covered += values_size;
+    }
+    header.magic = FRAME_MAGIC;
+    header.body_bytes = (uint32_t)body_size;
+    header.record_count = (uint32_t)count;
+    header.attributes = has_times ? HAS_TIMESTAMPS : 0;
+    header.version = has_checks ? BLOCKS : WHOLE;
+    memcpy(data, &header, sizeof header);
+    header.crc = crc32c((const unsigned char *)data + CRC_START, (size_t)(covered - CRC_START));
+    memcpy(data, &header, CRC_START);
+    return frame;
+}
+
+/* A number that fits 64 bits, signed or not; otherwise false. */
+static bool
+is_int64(PyObject *number, int64_t *found)
+{
+    int overflow = 0;
+    *found = PyLong_CheckExact(number) ? PyLong_AsLongLongAndOverflow(number, &overflow) : 0;
+    return PyLong_CheckExact(number) && !overflow;
+}
+
+PyDoc_STRVAR(join_frame_doc,
+             "join_frame($module, values, ends, start, stop, timestamps, base_offset,\n"
+             "           append_time, log_tag, durable_offset, /)\n--\n\n"
+             "As segstore.format.framejoin.join_frame; `ends` is not needed.");
+
+static PyObject *
+join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (!has_arguments("join_frame", nargs, 9)) {
+        return NULL;
+    }
+    PyObject *values = args[0], *frame = NULL;
+    int64_t start, stop, base_offset, append_time, log_tag, durable_offset;
+    FrameHeader header = {0};
+    if (PyList_CheckExact(values) && is_int64(args[2], &start) && is_int64(args[3], &stop) &&
+        0 <= start && start < stop && stop <= PyList_GET_SIZE(values) &&
+        stop - start < INT32_MAX / 4 && is_int64(args[5], &base_offset) && base_offset >= 0 &&
+        is_int64(args[6], &append_time) && is_int64(args[7], &log_tag) && log_tag >= 0 &&
+        log_tag <= UINT32_MAX && is_int64(args[8], &durable_offset) && durable_offset >= 0) {
+        header.base_offset = (uint64_t)base_offset;
+        header.append_time = append_time;
+        header.log_tag = (uint32_t)log_tag;
+        header.durable_offset = (uint64_t)durable_offset;
+        Times times;
+        int64_t lowest, highest;
+        if (open_times(&times, args[4]) &&
+            time_range(&times, (Py_ssize_t)start, (Py_ssize_t)stop, &lowest, &highest)) {
+            header.min_timestamp = lowest;
+            header.max_timestamp = highest;
+            frame = join_checked(values, (Py_ssize_t)start, (Py_ssize_t)stop, &times, header);
+        }
+        close_times(&times);
+    }
+    if (frame != NULL) {
+        return Py_BuildValue("LLN", (long long)header.min_timestamp,
+                             (long long)header.max_timestamp, frame);
+    }
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return NULL;
+    }
+    PyErr_Clear();
+    return hand_over(module, JOIN_FRAME, args, 9);
+}
+
 /* Where things are in a frame of version BLOCKS without keys, by the head of it. */
 typedef struct {
     FrameHeader header;
-    Py_ssize_t times_at, checks_at, values_at, values_size;
+    Places places;
+    Py_ssize_t values_size;
 } Head;
 
 enum { FOUND, WANTED, ASK_PYTHON };
@@ -841,8 +911,7 @@ lay_out_head(const char *data, Py_ssize_t size, Head *head, Py_ssize_t *wanted)
         header->body_bytes > BODY_BYTES_MAX) {
         return ASK_PYTHON;
     }
-    Py_ssize_t offsets_size = 4 * (count + 1);
-    *wanted = (Py_ssize_t)sizeof *header + offsets_size;
+    *wanted = (Py_ssize_t)sizeof *header + 4 * (count + 1);
     if (*wanted > size) {
         return WANTED;
     }
@@ -851,17 +920,15 @@ lay_out_head(const char *data, Py_ssize_t size, Head *head, Py_ssize_t *wanted)
     if (end < 0) {
         return ASK_PYTHON;
     }
-    head->values_size = ((Py_ssize_t)end + 7) & ~(Py_ssize_t)7;
-    Py_ssize_t blocks = (head->values_size + BLOCK_BYTES - 1) / BLOCK_BYTES;
-    head->times_at = *wanted + (-offsets_size & 7);
-    head->checks_at = head->times_at + (header->attributes & HAS_TIMESTAMPS ? 8 * count : 0);
-    head->values_at = head->checks_at + 4 * blocks + (-(4 * blocks) & 7);
-    if (head->values_at + head->values_size !=
+    head->values_size = padded((Py_ssize_t)end);
+    head->places =
+        lay_out(count, header->attributes & HAS_TIMESTAMPS, block_count(head->values_size));
+    *wanted = head->places.values_at;
+    if (*wanted + head->values_size !=
         (Py_ssize_t)sizeof *header + (Py_ssize_t)header->body_bytes) {
         return ASK_PYTHON;
     }
-    *wanted = head->values_at;
-    return head->values_at > size ? WANTED : FOUND;
+    return *wanted > size ? WANTED : FOUND;
 }
 
 PyDoc_STRVAR(decode_head_doc, "decode_head($module, data, log_tag, /)\n--\n\n"
@@ -891,7 +958,7 @@ decode_head(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             found = ASK_PYTHON;
         }
         if (found == FOUND && crc32c((const unsigned char *)data + CRC_START,
-                                     (size_t)(head.values_at - CRC_START)) != header->crc) {
+                                     (size_t)(head.places.values_at - CRC_START)) != header->crc) {
             found = ASK_PYTHON;
         }
     }
@@ -901,12 +968,12 @@ decode_head(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (found == ASK_PYTHON) {
         return hand_over(module, DECODE_HEAD, args, 2);
     }
-    Py_ssize_t keys_at = head.checks_at;
-    return Py_BuildValue("(y#KnLin(nnnnnn))", PyBytes_AS_STRING(args[0]), head.values_at,
+    Py_ssize_t keys_at = head.places.checks_at;
+    return Py_BuildValue("(y#KnLin(nnnnnn))", PyBytes_AS_STRING(args[0]), head.places.values_at,
                          (unsigned long long)header->base_offset,
                          (Py_ssize_t)header->record_count, (long long)header->min_timestamp,
-                         (int)header->attributes, head.values_size, head.times_at, keys_at,
-                         keys_at, keys_at, head.checks_at, head.values_at);
+                         (int)header->attributes, head.values_size, head.places.times_at, keys_at,
+                         keys_at, keys_at, head.places.checks_at, head.places.values_at);
 }
 
 /* Blocks of values for one record, of most: two of them, where it stands in both. */
@@ -942,14 +1009,14 @@ read_value(int descriptor, int64_t position, const char *data, const Head *head,
     char blocks[POINT_BYTES_MAX];
     Py_ssize_t size = blocks_stop - blocks_start;
     if (size > POINT_BYTES_MAX ||
-        !read_whole(descriptor, blocks, size, position + head->values_at + blocks_start)) {
+        !read_whole(descriptor, blocks, size, position + head->places.values_at + blocks_start)) {
         return NULL;
     }
     uint32_t before = 0, after;
     if (first) {
-        memcpy(&before, data + head->checks_at + 4 * first - 4, 4);
+        memcpy(&before, data + head->places.checks_at + 4 * first - 4, 4);
     }
-    memcpy(&after, data + head->checks_at + 4 * last, 4);
+    memcpy(&after, data + head->places.checks_at + 4 * last, 4);
     if (~crc_words(~before, (const unsigned char *)blocks, (size_t)size) != after) {
         return NULL;
     }
@@ -990,13 +1057,13 @@ read_record(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             position <= INT64_MAX / 2 && 0 <= offset &&
             lay_out_head(data, PyBytes_GET_SIZE(bytes), &head, &wanted) == FOUND) {
             uint64_t index = (uint64_t)offset - head.header.base_offset;
-            if (index < head.header.record_count) {
+            if ((uint64_t)offset >= head.header.base_offset && index < head.header.record_count) {
                 value = read_value((int)descriptor, position, data, &head, (Py_ssize_t)index);
             }
             if (value != NULL) {
                 int64_t time = head.header.min_timestamp;
                 if (head.header.attributes & HAS_TIMESTAMPS) {
-                    memcpy(&time, data + head.times_at + 8 * index, 8);
+                    memcpy(&time, data + head.places.times_at + 8 * index, 8);
                 }
                 PyObject *number = PyLong_FromLongLong(time);
                 if (number == NULL) {
@@ -1155,7 +1222,7 @@ reserve_times(TailBuffer *self, Py_ssize_t count)
 }
 
 static PyObject *
-append_plain(TailBuffer *self, PyObject *value, Py_ssize_t size, Py_ssize_t padded)
+append_plain(TailBuffer *self, PyObject *value, Py_ssize_t size, Py_ssize_t padded_size)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -1169,7 +1236,7 @@ append_plain(TailBuffer *self, PyObject *value, Py_ssize_t size, Py_ssize_t padd
     }
     self->times[self->times_count++] = time;
     SmallFrame frame = {
-        .header.body_bytes = (uint32_t)(OFFSETS_BYTES + padded),
+        .header.body_bytes = (uint32_t)(OFFSETS_BYTES + padded_size),
         .header.record_count = 1,
         .header.base_offset = self->next_offset,
         .header.append_time = self->append_time,
@@ -1185,10 +1252,10 @@ append_plain(TailBuffer *self, PyObject *value, Py_ssize_t size, Py_ssize_t padd
     memcpy(at + CRC_START, (const char *)&frame + CRC_START, sizeof frame - CRC_START);
     memcpy(value_at, PyBytes_AS_STRING(value), (size_t)size);
     memset(value_at + size, 0,
-           (size_t)(padded - size) + zeros_behind(self, value_at + padded));
-    uint64_t crc = crc32c(at + CRC_START, sizeof frame - CRC_START + (size_t)padded);
+           (size_t)(padded_size - size) + zeros_behind(self, value_at + padded_size));
+    uint64_t crc = crc32c(at + CRC_START, sizeof frame - CRC_START + (size_t)padded_size);
     publish(at, crc << 32 | FRAME_MAGIC);
-    self->position += (Py_ssize_t)sizeof frame + padded;
+    self->position += (Py_ssize_t)sizeof frame + padded_size;
     self->next_offset += 1;
     /* Whoever waits first says so in the bell and then looks for records; here the record is
        stored first and then the bell read. The fence keeps that order, without which both sides
@@ -1264,9 +1331,9 @@ TailBuffer_append(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs, PyO
         Py_ssize_t size = PyBytes_GET_SIZE(value);
         Py_ssize_t room = room_of(self) - (Py_ssize_t)sizeof(SmallFrame);
         if (size <= room && size <= INT32_MAX - 16) {
-            Py_ssize_t padded = (size + 7) & ~(Py_ssize_t)7;
-            if (padded <= room) {
-                return append_plain(self, value, size, padded);
+            Py_ssize_t padded_size = padded(size);
+            if (padded_size <= room) {
+                return append_plain(self, value, size, padded_size);
             }
         }
     }
@@ -1665,9 +1732,7 @@ kernel_exec(PyObject *module)
     prepare_crc();
     KernelState *state = state_of(module);
     for (int i = 0; i < FUNCTION_COUNT; i++) {
-        bool is_of_points = i == DECODE_HEAD || i == READ_RECORD;
-        PyObject *home = PyImport_ImportModule(is_of_points ? "segstore.format.pointread"
-                                                            : "segstore.format.columns");
+        PyObject *home = PyImport_ImportModule(function_homes[i]);
         if (home == NULL) {
             return -1;
         }
@@ -1717,7 +1782,7 @@ kernel_free(void *module)
 static PyMethodDef kernel_functions[] = {
     {"decode_head", METHOD(decode_head), METH_FASTCALL, decode_head_doc},
     {"join_column", METHOD(join_column), METH_O, join_column_doc},
-    {"join_body", METHOD(join_body), METH_FASTCALL, join_body_doc},
+    {"join_frame", METHOD(join_frame), METH_FASTCALL, join_frame_doc},
     {"measure", METHOD(measure), METH_O, measure_doc},
     {"read_record", METHOD(read_record), METH_FASTCALL, read_record_doc},
     {"split_column", METHOD(split_column), METH_FASTCALL, split_column_doc},

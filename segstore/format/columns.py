@@ -19,9 +19,7 @@ from operator import countOf, sub
 from struct import pack
 from typing import Any
 
-from segstore.format.buffers import Buffer, padding
-from segstore.format.checksum import crc32c
-from segstore.format.framelayout import BLOCK_BYTES
+from segstore.format.buffers import Buffer
 
 
 def join_column(values: Sequence[Buffer], /) -> tuple[bytes, bytes]:
@@ -35,11 +33,11 @@ def join_column(values: Sequence[Buffer], /) -> tuple[bytes, bytes]:
     offsets = list(accumulate(map(len, values), initial=0))
     if offsets[-1] != len(data):  # len() of a memoryview counts items, and these are wider
         return join_column([bytes(value) for value in values])
-    return _int32(offsets), data
+    return pack_offsets(offsets), data
 
 
-def _int32(numbers: Sequence[int]) -> bytes:
-    """Offsets as bytes: by `struct`, for a third of what an array takes.
+def pack_offsets(numbers: Sequence[int]) -> bytes:
+    """Numbers as the int32 offsets of a column: by `struct`, for a third of what an array takes.
 
     Raises:
         OverflowError: the last one does not fit.
@@ -64,70 +62,13 @@ def join_times(timestamps: Sequence[int], /) -> tuple[int, int, Buffer]:
 def measure(values: Iterable[object], /) -> tuple[list[bytes], Sequence[int]] | None:
     """The values as a list, and how many bytes the first 0, 1, 2 ... take.
 
-    None unless every value is bytes, and of no subclass. The list is a copy, because `join_body`
+    None unless every value is bytes, and of no subclass. The list is a copy, because `join_frame`
     relies on what was measured. (The one in C does not, and may give the list it got.)
     """
     values = list(values)
     if countOf(map(type, values), bytes) != len(values):
         return None
     return values, list(accumulate(map(len, values), initial=0))  # type: ignore[arg-type,return-value]
-
-
-def join_values(head: bytes, data: bytes, record_count: int, /) -> tuple[int, bytes]:
-    """The body of a frame out of the columns before the values, and those.
-
-    (How many bytes of it the CRC of the frame covers, the body.) All of them; or where there are
-    several records and more than one block of values, those before the values, checks included.
-    """
-    data += bytes(padding(len(data)))
-    if record_count == 1 or len(data) <= BLOCK_BYTES:
-        return len(head) + len(data), head + data
-    view = memoryview(data)
-    blocks = (view[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES))
-    crcs = accumulate(blocks, lambda crc, block: crc32c(block, crc), initial=0)
-    checks = array("I", list(crcs)[1:]).tobytes()
-    head += checks + bytes(padding(len(checks)))
-    return len(head), head + data
-
-
-def join_body(
-    values: Sequence[Buffer],
-    ends: Sequence[int] | None,
-    start: int,
-    stop: int,
-    timestamps: int | Sequence[int],
-    /,
-) -> tuple[int, int, int, bytes]:
-    """The body of a frame without keys, and what its header says of it.
-
-    (Lowest timestamp, highest timestamp, how many bytes the CRC covers, the body.) It holds the
-    values from `start` to below `stop`, and the timestamps at the same places unless all are the
-    same. `ends` is what `measure` gave for these values, or None. `timestamps` is one number, or
-    has an item for each value.
-
-    Raises:
-        TypeError: a value is not bytes, a bytearray or a contiguous memoryview; a timestamp is
-            not an int.
-        OverflowError: the values are over 2 GiB together; a timestamp does not fit 64 bits.
-        ValueError: there are timestamps, but none at these places.
-    """
-    if ends is None:
-        offsets, data = join_column(values[start:stop])
-    else:
-        data = b"".join(values[start:stop])
-        places = ends[start : stop + 1]
-        if start:
-            places = list(map(sub, places, repeat(places[0])))
-        offsets = _int32(places)
-    times: Buffer = b""
-    if isinstance(timestamps, int):
-        lowest = highest = timestamps
-    else:
-        lowest, highest, times = join_times(timestamps[start:stop])
-        if lowest == highest:
-            times = b""
-    head = b"".join((offsets, bytes(padding(len(offsets))), times))
-    return lowest, highest, *join_values(head, data, stop - start)
 
 
 def split_column(

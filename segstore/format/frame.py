@@ -9,11 +9,11 @@ from segstore.errors import RecordTooLargeError, UnsupportedFormatError
 from segstore.format.batch import RecordBatch, are_values_intact, is_head_intact
 from segstore.format.buffers import Buffer, padding
 from segstore.format.checksum import crc32c
-from segstore.format.columns import join_times, join_values
+from segstore.format.columns import join_times
+from segstore.format.framejoin import assemble_frame
 from segstore.format.framelayout import (
     BLOCKS,
     BODY_BYTES_MAX,
-    COVERED_HEADER,
     CRC_START,
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
@@ -24,7 +24,6 @@ from segstore.format.framelayout import (
     HEADER,
     KNOWN_ATTRIBUTES,
     MISMATCH,
-    PREFIX,
     RECORD_BYTES_MAX,
     RECORD_COUNT_MAX,
     WHOLE,
@@ -32,7 +31,7 @@ from segstore.format.framelayout import (
     Invalid,
     NeedData,
 )
-from segstore.format.kernel import join_body, join_column
+from segstore.format.kernel import join_column, join_frame
 from segstore.format.names import OFFSET_MAX
 from segstore.format.salvage import HoledBatch, find_holes
 
@@ -41,19 +40,14 @@ _ZEROS = (b"", *(bytes(n) for n in range(1, 8)))
 
 
 class EncodedFrame(NamedTuple):
-    """A frame ready to be written: `parts` one after another are its bytes."""
+    """A frame ready to be written: its bytes, and what an index says of it."""
 
-    parts: list[Buffer]
-    size_bytes: int
+    data: bytes
     base_offset: int
     record_count: int
     min_timestamp: int
     max_timestamp: int
     has_keys: bool
-
-    def to_bytes(self) -> bytes:
-        """The frame as one piece."""
-        return b"".join(self.parts)
 
 
 def encode_frame(
@@ -85,50 +79,46 @@ def encode_frame(
     if not 0 < count <= RECORD_COUNT_MAX:
         raise ValueError(f"a frame holds 1 to {RECORD_COUNT_MAX} records, not {count}")
     if keys is None:
-        min_timestamp, max_timestamp, checked, body = join_body(
-            values, ends, start, stop, timestamps
+        lowest, highest, data = join_frame(
+            values,
+            ends,
+            start,
+            stop,
+            timestamps,
+            base_offset,
+            append_time,
+            log_tag,
+            durable_offset,
         )
-        attributes = 0 if min_timestamp == max_timestamp else HAS_TIMESTAMPS
     else:
         times = timestamps if isinstance(timestamps, int) else timestamps[start:stop]
-        min_timestamp, max_timestamp, attributes, checked, body = _join_body_with_keys(
+        columns, value_data, lowest, highest, attributes = _join_with_keys(
             values[start:stop], times, keys[start:stop]
         )
-    body_bytes = len(body)
+        data = assemble_frame(
+            columns,
+            value_data,
+            count,
+            base_offset,
+            append_time,
+            lowest,
+            highest,
+            log_tag,
+            attributes,
+            durable_offset,
+        )
+    body_bytes = len(data) - FRAME_HEADER_BYTES
     if body_bytes > RECORD_BYTES_MAX:  # only then can a single record be
         check_record_sizes(values[start:stop], None if keys is None else keys[start:stop])
     if body_bytes > BODY_BYTES_MAX:
         raise ValueError(f"a frame's body of {body_bytes} bytes is over {BODY_BYTES_MAX}")
-    covered = COVERED_HEADER.pack(
-        body_bytes,
-        count,
-        base_offset,
-        append_time,
-        min_timestamp,
-        max_timestamp,
-        log_tag,
-        attributes,
-        WHOLE if checked == body_bytes else BLOCKS,
-        0,
-        durable_offset,
-    )
-    crc = crc32c(memoryview(body)[:checked], crc32c(covered))
-    head = PREFIX.pack(FRAME_MAGIC, crc) + covered
-    return EncodedFrame(
-        [head, body],
-        FRAME_HEADER_BYTES + body_bytes,
-        base_offset,
-        count,
-        min_timestamp,
-        max_timestamp,
-        keys is not None,
-    )
+    return EncodedFrame(data, base_offset, count, lowest, highest, keys is not None)
 
 
-def _join_body_with_keys(
+def _join_with_keys(
     values: Sequence[Buffer], timestamps: int | Sequence[int], keys: Sequence[Buffer | None]
-) -> tuple[int, int, int, int, bytes]:
-    """(lowest timestamp, highest timestamp, attributes, bytes under the CRC, the body)."""
+) -> tuple[list[Buffer], bytes, int, int, int]:
+    """(Columns before the values, the values, lowest timestamp, highest timestamp, attributes)."""
     offsets, data = join_column(values)
     columns: list[Buffer] = [offsets]
     attributes = HAS_KEYS
@@ -145,8 +135,7 @@ def _join_body_with_keys(
         columns.append(bits.to_bytes((len(keys) + 7) // 8, "little"))
     columns += join_column([key if key is not None else b"" for key in keys])
     padded = chain.from_iterable((part, _ZEROS[padding(len(part))]) for part in columns)
-    checked, body = join_values(b"".join(padded), data, len(values))
-    return lowest, highest, attributes, checked, body
+    return list(padded), data, lowest, highest, attributes
 
 
 def encode_batch(batch: RecordBatch, durable_offset_max: int) -> EncodedFrame:

@@ -10,13 +10,8 @@ from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 
-from segstore.format.columns import (
-    iter_records,
-    join_body,
-    join_column,
-    measure,
-    split_column,
-)
+from segstore.format.columns import iter_records, join_column, measure, split_column
+from segstore.format.framejoin import join_frame
 from segstore.format.pointread import decode_head, read_record
 
 __all__ = [
@@ -24,8 +19,8 @@ __all__ = [
     "compiled",
     "decode_head",
     "iter_records",
-    "join_body",
     "join_column",
+    "join_frame",
     "measure",
     "read_record",
     "split_column",
@@ -44,8 +39,8 @@ if compiled is not None:
     PROVIDER = "c"
     decode_head = compiled.decode_head
     iter_records = compiled.make_records  # which the garbage collector need not look at
-    join_body = compiled.join_body
     join_column = compiled.join_column
+    join_frame = compiled.join_frame
     measure = compiled.measure
     read_record = compiled.read_record
     split_column = compiled.split_column

@@ -216,7 +216,7 @@ class SegmentManager:
             return 0
         size, count = writer.state.size_bytes, 0
         for frame in frames:
-            size += frame.size_bytes
+            size += len(frame.data)
             if size > self._segment_size_bytes and not (writer.state.is_empty and count == 0):
                 break
             count += 1

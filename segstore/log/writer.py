@@ -414,12 +414,12 @@ class LogWriter:
     ) -> None:
         """Stage a small frame, write anything else; the records count from then on."""
         buffer = self.buffer
-        size = frames[0].size_bytes
+        frame = frames[0].data
+        size = len(frame)
         if len(frames) == 1 and size <= min(STAGED_FRAME_BYTES_MAX, self._batch_size_bytes):
             if not buffer.has_room(size):
                 self._drain()
             if buffer.has_room(size):
-                frame = frames[0].to_bytes()
                 times = [timestamps] * len(values) if isinstance(timestamps, int) else timestamps
                 self._is_unsettled = True
                 buffer.store(frame)

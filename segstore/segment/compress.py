@@ -169,17 +169,17 @@ def _chunks(
                 first, last = item[0].base_offset, item[-1].end_offset
                 name = segment_file(header.base_offset, RAW_SUFFIX)
                 raise CorruptionError(name, 0, range(first, last), str(error)) from None
-            pieces, fields = frame.parts, item[0].header
-            frame_bytes = frame.size_bytes
+            data: Buffer = frame.data
+            fields = item[0].header
             extremes = frame.min_timestamp, frame.max_timestamp
             count = frame.record_count
             append_time = max(batch.header.append_time for batch in item)
             has_keys = frame.has_keys
         else:
-            pieces, fields = [item.frame], item.header
-            frame_bytes = len(item.frame)
+            data, fields = item.frame, item.header
             extremes = fields.min_timestamp, fields.max_timestamp
             count, append_time, has_keys = len(item), fields.append_time, item.has_keys
+        frame_bytes = len(data)
         if size + frame_bytes > chunk_bytes and not is_first:
             yield parts[0] if len(parts) == 1 else b"".join(parts)
             parts, size, is_first = [], 0, True
@@ -193,7 +193,7 @@ def _chunks(
             has_keys=has_keys,
             wants_entry=is_first,
         )
-        parts += pieces
+        parts.append(data)
         size += frame_bytes
         position += frame_bytes
         is_first = False

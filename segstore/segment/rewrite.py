@@ -69,7 +69,7 @@ def _kept(event: Frame | Damage, end_offset: int) -> Iterator[Buffer]:
             # A forged one can't be read: its checksum fits, and its columns don't. And a merged
             # batch may vouch for records of its own that go now.
             with suppress(ValueError):
-                yield encode_batch(part, durable_offset_max=end_offset).to_bytes()
+                yield encode_batch(part, durable_offset_max=end_offset).data
 
 
 def remove_files(disk: Disk, base_offset: int, suffixes: tuple[str, ...]) -> None:

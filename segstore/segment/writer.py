@@ -96,17 +96,17 @@ class SegmentWriter:
             SegmentBrokenError: it could not be put back.
         """
         state = self.state
-        parts = [part for frame in frames for part in frame.parts]
         position = state.size_bytes
         try:
-            self._file.write(parts, position)
+            self._file.write([frame.data for frame in frames], position)
         except OSError as error:
             self._truncate(position)
             raise NotWrittenError.because_of(error) from error
         for frame in frames:
+            size = len(frame.data)
             has_entry = state.add(
                 position,
-                frame.size_bytes,
+                size,
                 frame.base_offset,
                 frame.record_count,
                 frame.min_timestamp,
@@ -118,7 +118,7 @@ class SegmentWriter:
             if has_entry:
                 slot = len(state.index) - 1
                 self._index_file.put(slot, *state.index[slot])
-            position += frame.size_bytes
+            position += size
 
     def cut_back(self, mark: Mark) -> None:
         """Return to an earlier state.

@@ -32,7 +32,7 @@ def encode(batch: Batch, base_offset: int = 7, durable_offset: int = 3) -> bytes
         append_time=11,
         log_tag=TAG,
         durable_offset=durable_offset,
-    ).to_bytes()
+    ).data
 
 
 def decode(data: bytes, tag: int | None = TAG) -> RecordBatch:
@@ -191,7 +191,7 @@ def test_values_of_any_buffer_are_their_bytes():
     values = [b"a", bytearray(b"bc"), memoryview(b"def"), wide, memoryview(b"")]
     frame = encode_frame(0, values, 5, None, append_time=0, log_tag=TAG, durable_offset=0)
     expected = [b"a", b"bc", b"def", array("i", [1, 2, 3]).tobytes(), b""]
-    assert decode(frame.to_bytes()).values() == expected
+    assert decode(frame.data).values() == expected
 
 
 def test_a_record_over_the_limit_is_refused_and_one_at_the_limit_is_not():

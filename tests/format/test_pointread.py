@@ -39,7 +39,7 @@ def encode(batch: Batch) -> bytes:
         append_time=11,
         log_tag=TAG,
         durable_offset=3,
-    ).to_bytes()
+    ).data
 
 
 def head_of(home, frame: bytes, first_bytes: int):
@@ -204,3 +204,12 @@ def test_forged_key_offsets_under_a_checksum_that_holds_are_not_followed(home):
     values_at = len(frame) - 5008
     frame[4:8] = crc32c(bytes(frame[8:values_at])).to_bytes(4, "little")
     assert read(home, bytes(frame), BASE) is None
+
+
+def test_a_forged_base_offset_does_not_wrap_around(home):
+    frame = bytearray(encode(Batch([bytes(5000), b"x"], 0, None)))
+    frame[16:24] = b"\xff" * 8
+    values_at = len(frame) - 5008
+    frame[4:8] = crc32c(bytes(frame[8:values_at])).to_bytes(4, "little")
+    data = bytes(frame)
+    assert record_of(home, data, head_of(home, data, 4096), 0) is None

@@ -26,7 +26,7 @@ START = 64
 def frame_of(values, base_offset, *, tag=TAG, timestamps=5, keys=None) -> bytes:
     return encode_frame(
         base_offset, values, timestamps, keys, append_time=1, log_tag=tag, durable_offset=0
-    ).to_bytes()
+    ).data
 
 
 def frames_of(batches, base_offset=0) -> list[bytes]:

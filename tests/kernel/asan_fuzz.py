@@ -87,7 +87,7 @@ class BytesSubclass(bytes):
 class Fuzz:
     def __init__(self, rng: random.Random) -> None:
         from segstore import _kernel
-        from segstore.format import columns, pointread
+        from segstore.format import columns, framejoin, pointread
         from segstore.format.batch import Record
         from segstore.format.checksum import crc32c
         from segstore.format.frame import encode_frame
@@ -95,8 +95,7 @@ class Fuzz:
 
         self.rng = rng
         self.kernel = _kernel
-        self.spec = columns
-        self.point_spec = pointread
+        self.homes = columns, framejoin, pointread
         self.encode_frame = encode_frame
         self.crc32c = crc32c
         self.record_type = Record
@@ -134,7 +133,7 @@ class Fuzz:
 
     def same(self, name: str, *args: object) -> None:
         found = self.outcome(getattr(self.kernel, name), *args)
-        home = self.point_spec if hasattr(self.point_spec, name) else self.spec
+        home = next(home for home in self.homes if hasattr(home, name))
         expected = self.outcome(getattr(home, name), *args)
         assert found == expected, (name, *map(reprlib.repr, (args, found, expected)))
 
@@ -183,7 +182,7 @@ class Fuzz:
         values = [rng.randbytes(rng.randint(0, 3000)) for _ in range(rng.randint(1, 9))]
         times = rng.choice([7, [rng.randint(0, 99) for _ in values]])
         fields = {"append_time": 0, "log_tag": 5, "durable_offset": 0}
-        frame = bytearray(self.encode_frame(3, values, times, None, **fields).to_bytes())
+        frame = bytearray(self.encode_frame(3, values, times, None, **fields).data)
         for _ in range(rng.choice([0, 1, 1, 2, 5])):
             at = rng.choice([rng.randint(8, 63), rng.randrange(len(frame)), 64 + 4 * len(values)])
             size = rng.choice([1, 4, 8])
@@ -293,7 +292,8 @@ class Fuzz:
         assert first.values == second.values
         old = [[t for t in buffer.timestamps if t <= 0] for buffer in buffers]
         assert old[0] == old[1]
-        self.same("join_body", first.values, None, 0, len(first.values), first.timestamps)
+        count = len(first.values)
+        self.same("join_frame", first.values, None, 0, count, first.timestamps, 1, 2, 3, 4)
         assert first.position == second.position
         assert first.next_offset == second.next_offset
 
@@ -314,17 +314,18 @@ class Fuzz:
         elif what == 4:
             self.same("join_column", self.values())
         elif what < 7:
-            self.body(self.values())
+            self.frame(self.values())
         else:
             self.measure(self.values())
 
-    def body(self, values: object) -> None:
+    def frame(self, values: object) -> None:
         rng = self.rng
         size = len(values) if isinstance(values, list) else 2
         places = rng.choice([(0, size), (1, size), (0, size + 1), (self.number(), self.number())])
         times = [rng.randint(-(2**63), 2**63 - 1) for _ in range(size)]
         some = [self.number(), times, [7] * size, [self.number()], [3, 1], tuple(times)]
-        self.same("join_body", values, None, *places, rng.choice(some))
+        fields = rng.choice([[1, -2, 3, 4], [self.number() for _ in range(4)]])
+        self.same("join_frame", values, None, *places, rng.choice(some), *fields)
 
     def measure(self, values: object) -> None:
         self.same("measure", values)

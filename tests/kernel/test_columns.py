@@ -12,13 +12,25 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from segstore.format import columns as spec
+from segstore.format import columns, framejoin
 from segstore.format.batch import Record
-from segstore.format.checksum import crc32c
+from segstore.format.frame import decode_frame
 from segstore.testing.strategies import long_values
 from tests.kernel import strategies as some
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
+# Of a frame: base offset, append time, log tag, durable offset.
+FIELDS = (3 << 40, 4 << 40, 5 << 20, 6 << 40)
+
+
+class spec:  # noqa: N801 - in place of a module
+    """The functions of the kernel, in Python."""
+
+    join_column = staticmethod(columns.join_column)
+    join_frame = staticmethod(framejoin.join_frame)
+    make_records = staticmethod(columns.make_records)
+    measure = staticmethod(columns.measure)
+    split_column = staticmethod(columns.split_column)
 
 
 class ThreeFields(NamedTuple):
@@ -136,8 +148,8 @@ def test_values_that_change_behind_the_measuring_are_framed_as_they_are_then(com
     values = [b"a" * 3000, b"b" * 3000]
     same_list, ends = compiled.measure(values)
     values[0] = b"changed"
-    found = compiled.join_body(same_list, ends, 0, 2, 5)
-    assert found == spec.join_body(values, None, 0, 2, 5)
+    found = compiled.join_frame(same_list, ends, 0, 2, 5, *FIELDS)
+    assert found == spec.join_frame(values, None, 0, 2, 5, *FIELDS)
 
 
 @given(
@@ -147,25 +159,40 @@ def test_values_that_change_behind_the_measuring_are_framed_as_they_are_then(com
     | st.lists(INT64, max_size=40)
     | st.lists(some.numbers, max_size=5)
     | some.numbers,
+    fields=st.tuples(st.integers(0, 2**63), INT64, st.integers(0, 2**32 - 1), st.integers(0, 9))
+    | st.tuples(some.numbers, some.numbers, some.numbers, some.numbers),
 )
 @settings(max_examples=600)
-@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[1, 2])
-@example(values=[b"a", b"bc", b""], places=(1, 3), timestamps=[1, 2, 2])
-@example(values=[b"a", b"bc"], places=(0, 2), timestamps=(1, 2))
-@example(values=[b"a", b"bc"], places=(0, 2), timestamps=memoryview(array.array("q", [3, 1])))
-@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[2**63, 1])
-@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[1])
-@example(values=[b"a", b"b" * 5000, b"c" * 4000], places=(1, 3), timestamps=[1, 2, 3])
-@example(values=[b"a", b"b" * 4092], places=(0, 2), timestamps=7)
-def test_join_body_is_the_same(compiled, values, places, timestamps):
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[1, 2], fields=FIELDS)
+@example(values=[b"a", b"bc", b""], places=(1, 3), timestamps=[1, 2, 2], fields=FIELDS)
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=(1, 2), fields=FIELDS)
+@example(
+    values=[b"a", b"bc"],
+    places=(0, 2),
+    timestamps=memoryview(array.array("q", [3, 1])),
+    fields=FIELDS,
+)
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[2**63, 1], fields=FIELDS)
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[1], fields=FIELDS)
+@example(
+    values=[b"a", b"b" * 5000, b"c" * 4000], places=(1, 3), timestamps=[1, 2, 3], fields=FIELDS
+)
+@example(values=[b"a", b"b" * 4092], places=(0, 2), timestamps=7, fields=FIELDS)
+@example(values=[b"a"], places=(0, 1), timestamps=7, fields=(2**64 - 1, 0, 2**32 - 1, 2**64 - 1))
+@example(values=[b"a"], places=(0, 1), timestamps=7, fields=(2**64, 0, 0, 0))
+@example(values=[b"a"], places=(0, 1), timestamps=7, fields=(0, 2**63, 0, 0))
+@example(values=[b"a"], places=(0, 1), timestamps=7, fields=(0, 0, 2**32, 0))
+@example(values=[b"a"], places=(0, 1), timestamps=7, fields=(-1, 0, 0, 0))
+def test_join_frame_is_the_same(compiled, values, places, timestamps, fields):
     start, stop = places
-    joined = same(compiled, "join_body", values, None, start, stop, timestamps)
+    joined = same(compiled, "join_frame", values, None, start, stop, timestamps, *fields)
     measured = compiled.measure(values) if isinstance(values, list) else None
     if measured is not None and type(joined[0]) is int and 0 <= start < stop <= len(values):
         ends = measured[1]
         for known in (ends, ends.tolist()):
-            again = outcome(spec.join_body, values, known, start, stop, timestamps)
-            assert again == outcome(compiled.join_body, values, known, start, stop, timestamps)
+            args = (values, known, start, stop, timestamps, *fields)
+            again = outcome(spec.join_frame, *args)
+            assert again == outcome(compiled.join_frame, *args)
             assert again == joined
 
 
@@ -173,24 +200,20 @@ def test_join_body_is_the_same(compiled, values, places, timestamps):
     values=st.lists(st.binary(max_size=300) | long_values, min_size=1, max_size=50),
     data=st.data(),
 )
-def test_a_joined_body_splits_into_its_values(compiled, values, data):
+def test_a_joined_frame_decodes_into_what_it_was_made_of(compiled, values, data):
     times = data.draw(INT64 | st.lists(INT64, min_size=len(values), max_size=len(values)))
-    lowest, highest, covered, body = same(
-        compiled, "join_body", values, None, 0, len(values), times
-    )
-    position = (4 * (len(values) + 1) + 7) // 8 * 8
-    if lowest != highest:
-        column = memoryview(body)[position : position + 8 * len(values)].cast("q")
-        assert column.tolist() == times
-        position += 8 * len(values)
-    if covered < len(body):
-        checks = memoryview(body)[position:covered].cast("I")
-        padded = body[covered:]
-        blocks = range(4096, len(padded) + 4096, 4096)
-        assert checks.tolist()[: len(blocks)] == [crc32c(padded[:end]) for end in blocks]
-        position = covered
-    assert compiled.split_column(body, 0, 0, len(values), position) == values
-    assert len(body) % 8 == 0
+    args = (values, None, 0, len(values), times, *FIELDS)
+    lowest, highest, frame = same(compiled, "join_frame", *args)
+    batch = decode_frame(memoryview(frame), 0, FIELDS[2])
+    all_times = [times] * len(values) if isinstance(times, int) else times
+    assert batch.values() == values
+    assert list(batch.timestamps) == all_times
+    header = batch.header
+    found = header.base_offset, header.append_time, header.log_tag, header.durable_offset
+    assert found == FIELDS
+    assert (header.min_timestamp, header.max_timestamp) == (lowest, highest)
+    assert (lowest, highest) == (min(all_times), max(all_times))
+    assert len(frame) == 64 + header.body_bytes
 
 
 def test_a_record_is_a_record_in_every_way(compiled):
@@ -247,7 +270,7 @@ def test_a_list_that_shrinks_under_the_collector_is_no_harm(compiled):
         gc.set_threshold(*threshold)
 
 
-@pytest.mark.parametrize("name", ["split_column", "make_records", "join_body"])
+@pytest.mark.parametrize("name", ["split_column", "make_records", "join_frame"])
 def test_a_wrong_number_of_arguments_is_a_type_error(compiled, name):
     with pytest.raises(TypeError, match="positional arguments"):
         getattr(compiled, name)(b"")
@@ -263,13 +286,13 @@ def test_a_wrong_number_of_arguments_is_a_type_error(compiled, name):
         ("make_records", (Record, 1 << 40, 1 << 50, [b"key one"], [b"value one"])),
         ("make_records", (Record, 1 << 40, [1 << 50], None, [b"value one"])),
         ("make_records", (Record, 1 << 40, [1 << 50, 2], None, [b"value one"])),
-        ("join_body", ([b"some value", b"other"], None, 0, 2, 1 << 50)),
-        ("join_body", ([b"some value", b"other"], None, 0, 2, [1 << 50, 1 << 51])),
-        ("join_body", ([b"some value", b"other"], None, 0, 2, [1 << 50, 1 << 64])),
-        ("join_body", ([b"some value", "text"], None, 0, 2, 1 << 50)),
+        ("join_frame", ([b"some value", b"other"], None, 0, 2, 1 << 50, *FIELDS)),
+        ("join_frame", ([b"some value", b"other"], None, 0, 2, [1 << 50, 1 << 51], *FIELDS)),
+        ("join_frame", ([b"some value", b"other"], None, 0, 2, [1 << 50, 1 << 64], *FIELDS)),
+        ("join_frame", ([b"some value", "text"], None, 0, 2, 1 << 50, *FIELDS)),
         ("measure", ([b"some value", b"other"],)),
         ("measure", ([b"some value", "text"],)),
-        ("join_body", ([b"x" * 5000, b"y" * 5000], None, 0, 2, [1 << 50, 1 << 51])),
+        ("join_frame", ([b"x" * 5000, b"y" * 5000], None, 0, 2, [1 << 50, 1 << 51], *FIELDS)),
     ],
 )
 def test_no_reference_is_kept_or_dropped(compiled, name, args):

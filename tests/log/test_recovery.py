@@ -549,7 +549,7 @@ def test_a_frame_with_an_insane_offset_does_not_keep_the_log_from_opening(
         base_offset, [b"x"], 5, None, append_time=1, log_tag=tag, durable_offset=durable_offset
     )
     with open(os.path.join(path, FIRST), "ab") as file:
-        file.write(frame.to_bytes())
+        file.write(frame.data)
     os.unlink(os.path.join(path, segment_file(0, ".index")))
     with segstore.open(path, "r") as log:
         assert list(log.values(0, 60)) == expected

@@ -34,7 +34,7 @@ def test_a_value_with_the_frame_of_the_next_offset(tmp_path: Path, key: bytes | 
 
         forged = encode_frame(
             3, [b"forged"], 1, None, append_time=1, log_tag=tag, durable_offset=0
-        ).to_bytes()
+        ).data
         log.append(bytes(size - VALUE_POSITION) + forged)
         at = FRAMES_POSITION + size
         assert tail.view[at : at + len(forged)] == forged

@@ -25,7 +25,7 @@ def test_frames_above_the_end_are_not_looked_at(path):
     frames = [
         encode_frame(
             offset, [b"v%d" % offset, b"w"], 5, None, append_time=1, log_tag=tag, durable_offset=0
-        ).to_bytes()
+        ).data
         for offset in range(0, 100, 2)
     ]
     file = disk.open(segment_file(0, RAW_SUFFIX), write=True, create=True)

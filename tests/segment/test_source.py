@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(30)
 def frame(base_offset, size=5000):
     return encode_frame(
         base_offset, [b"v" * size], 5, None, append_time=1, log_tag=TAG, durable_offset=0
-    ).to_bytes()
+    ).data
 
 
 def make(disk, suffix, data):

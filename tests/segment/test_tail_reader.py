@@ -18,7 +18,7 @@ def frame(offset, values, timestamps=3, keys=None, tag=TAG):
     encoded = encode_frame(
         offset, values, timestamps, keys, append_time=9, log_tag=tag, durable_offset=0
     )
-    return encoded.to_bytes()
+    return encoded.data
 
 
 def stored(*frames, position=FRAMES_POSITION, view=None):
