@@ -37,6 +37,7 @@ class Options(NamedTuple):
         point_bytes: the size of the log that `point` reads from.
         opening_bytes: the size of the log that `opening` opens after a kill.
         segment_counts: how many segments `opening` opens.
+        touched_bytes: how much of the free memory is touched before `append` and `growth`.
         targets_only: leave out the cases that no target asks for.
     """
 
@@ -48,6 +49,7 @@ class Options(NamedTuple):
     point_bytes: int = 1 << 30
     opening_bytes: int = 1 << 30
     segment_counts: tuple[int, ...] = (1_000, 10_000)
+    touched_bytes: int = 20 << 30
     targets_only: bool = False
 
     def full(self) -> Options:

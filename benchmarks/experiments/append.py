@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks import records, stores
+from benchmarks import machine, records, stores
 from benchmarks.experiments import Options, places
 from benchmarks.harness import Contestant, lines, missing_line
 
@@ -19,6 +19,7 @@ SLOW_FIRST = {"durable": 5, "written": 200}
 
 
 def run(options: Options) -> Iterator[dict[str, Any]]:
+    machine.touch_memory(options.touched_bytes)
     kinds = ("100 B",) if options.targets_only else records.KINDS
     for kind in kinds:
         for level in ("written", "durable"):

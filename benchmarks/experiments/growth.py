@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import segstore
-from benchmarks import records
+from benchmarks import machine, records
 from benchmarks.experiments import Options, places
 from benchmarks.harness import Contestant, lines
 
@@ -31,6 +31,7 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
     places.check_room(options.scratch, options.growth_bytes)
     values = records.records(KIND)[:1_000]
     batch_bytes = sum(map(len, values))
+    machine.touch_memory(options.touched_bytes)
     singles = (records.records("100 B") * 10)[:SINGLE_COUNT]
     assert len(singles) == SINGLE_COUNT
     # Compression off: what is asked is whether a log that really has that size costs more.
