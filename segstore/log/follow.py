@@ -91,7 +91,8 @@ class Follower(Handle, Iterator[Record]):
             end = view.end_offset()
             if self._on_lost == "raise":
                 raise OffsetOutOfRangeError(self.position, start, end)
-            self.position = end
+            # Which may be above it again by now, and what it takes there is new, too.
+            self.position = min(self.position, end)
         self._epoch = view.epoch()
         if self.position < start:
             end = view.end_offset()

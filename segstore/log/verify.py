@@ -48,9 +48,9 @@ def verify(view: LogView, torn: Sequence[CutTail] = ()) -> VerifyReport:
         limit = written_end if end is None else end
         opened = _open(view, segment)
         if opened is None:
-            # Retention moves the start first, and a truncation the end.
+            # Retention moves the start first.
             start = max(expected, segment.base_offset, view.start_offset())
-            missing = range(start, min(limit, view.written_end()))
+            missing = range(start, _still(view, limit))
             if missing:
                 lost.append(LostRange(path, 0, missing, "the file is missing"))
             expected = max(expected, limit)
@@ -69,7 +69,7 @@ def verify(view: LogView, torn: Sequence[CutTail] = ()) -> VerifyReport:
                     # What nothing follows is damage up to where records were written, and behind
                     # that a write under way.
                     stop = limit if part.end_offset is None else min(part.end_offset, limit)
-                    if stop > part.offset:
+                    if _still(view, stop) > part.offset:
                         offsets = range(part.offset, stop)
                         lost.append(LostRange(path, part.position, offsets, part.reason))
                     expected = max(expected, stop)
@@ -87,18 +87,25 @@ def verify(view: LogView, torn: Sequence[CutTail] = ()) -> VerifyReport:
                     record_count -= count
                     offsets = range(batch.base_offset, batch.end_offset)
                     lost.append(LostRange(path, event.position, offsets, str(error)))
-        if expected < limit:
-            lost.append(LostRange(path, 0, range(expected, limit), "the segment ends too early"))
-            expected = limit
+        missing = range(expected, _still(view, limit))
+        if missing:
+            lost.append(LostRange(path, 0, missing, "the segment ends too early"))
+        expected = max(expected, limit)
         notes += _header_notes(segment, reader)
-    if expected < written_end:  # no segment starts there, but records were written
-        lost.append(LostRange(path, 0, range(expected, written_end), "the log ends too early"))
+    missing = range(expected, _still(view, written_end))
+    if missing:  # no segment starts there, but records were written
+        lost.append(LostRange(path, 0, missing, "the log ends too early"))
     return VerifyReport(
         record_count + _staged(view, max(expected, written_end)),
         size_bytes,
         tuple(lost),
         tuple(notes),
     )
+
+
+def _still(view: LogView, end_offset: int) -> int:
+    """An end as it is by now: a truncation moves that of the log first, and then the files."""
+    return min(end_offset, view.written_end())
 
 
 def _notes(disk: Disk) -> list[str]:

@@ -16,6 +16,9 @@ from segstore.log import consumer as consumer_module
 from segstore.log import log as log_module
 from segstore.log import snapshot as snapshot_module
 from segstore.log import starting, truncation
+from segstore.log import verify as verify_module
+from segstore.log.follow import Follower
+from segstore.log.view import FileView
 from segstore.segment.tail import Tail
 from segstore.testing.faulty import FaultyDisk
 from segstore.testing.memory import MemoryDisk
@@ -99,6 +102,82 @@ def test_verify_finds_no_loss(log: Log, reader: Log, mode: str, monkeypatch: Any
     once(monkeypatch, type(looker._reader.view), "refresh", lambda: log.truncate(299))
     report = looker.verify()
     assert (report.lost, report.record_count) == ((), 300)
+
+
+def test_verify_finds_no_loss_where_it_began_in_the_middle(
+    log: Log, reader: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its epoch is the same before and after: that changes before the files do, and behind them."""
+    voided, verifying, cut, verified = (threading.Event() for _ in range(4))
+    real = Tail.void
+
+    def void(tail: Tail, end_offset: int) -> None:
+        if voided.is_set():
+            cut.set()
+            assert verified.wait(30)
+        real(tail, end_offset)
+        if not voided.is_set():
+            voided.set()
+            assert verifying.wait(30)
+
+    def go_on() -> None:
+        verifying.set()
+        assert cut.wait(30)
+
+    monkeypatch.setattr(Tail, "void", void)
+    once(monkeypatch, verify_module, "_open", go_on)
+    thread = threading.Thread(target=log.truncate, args=(299,))
+    thread.start()
+    assert voided.wait(30)
+    report = reader.verify()
+    verified.set()
+    thread.join()
+    assert report.lost == ()
+
+
+def test_verify_finds_no_loss_between_two_pending_truncations(monkeypatch: Any) -> None:
+    """There is no tail to read then, and so no epoch that would change."""
+    disk = MemoryDisk()
+    real = truncation._cut
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    def truncate(log: Log, after: int) -> None:
+        monkeypatch.setattr(truncation, "_cut", kill)
+        with pytest.raises(Killed):
+            log.truncate(after)
+        monkeypatch.setattr(truncation, "_cut", real)
+
+    log = Log(disk, "a", CONFIG)
+    log.append_many(OLD)
+    truncate(log, 499)
+    left = disk.after_kill()
+    with Log(left, "r", CONFIG) as reader:
+        once(monkeypatch, FileView, "refresh", lambda: truncate(Log(left, "a", CONFIG), 299))
+        assert reader.verify().lost == ()
+        assert list(reader.values()) == OLD[:300]
+
+
+def test_a_follower_that_is_moved_back_skips_nothing_that_comes_meanwhile(
+    log: Log, reader: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = reader.follow("start", timeout=0.05, on_lost="continue")
+    assert sum(1 for _ in follower) == len(OLD)
+    log.truncate(299)
+    real = Follower._is_ahead
+    looks: list[bool] = []
+
+    def is_ahead(self: Follower) -> bool:
+        looks.append(real(self))
+        if len(looks) == 2:  # the one that decides
+            log.append_many(NEW[300:] + NEW[:100])
+        return looks[-1]
+
+    monkeypatch.setattr(Follower, "_is_ahead", is_ahead)
+    record = next(follower)
+    assert looks[:2] == [True, True]
+    assert (record.offset, record.value) == (600, NEW[0])
 
 
 def test_a_reader_opened_while_a_truncation_is_pending_sees_what_follows(monkeypatch: Any) -> None:

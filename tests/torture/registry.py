@@ -21,6 +21,7 @@ CAMPAIGNS = {
     "T11": "t11_hostile_files",
     "T12": "t12_formats",
     "T13": "t13_closing",
+    "T14": "t14_truncating",
 }
 
 
