@@ -693,6 +693,7 @@ make_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 #define WHOLE 1
 #define BLOCKS 2
 #define HAS_TIMESTAMPS 1
+#define HAS_KEYS 2
 #define CRC_START 8
 #define BODY_BYTES_MAX (32 << 20)
 #define RECORD_COUNT_MAX (1 << 20)
@@ -1086,15 +1087,18 @@ read_record(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 
 #define FRAMES_POSITION 4096
 
-/* A frame of one record without key: the header and the two value offsets. */
+/* The start of a frame of one record: the header, its value's offsets, and its key's if it has one.
+   The bytes of the key follow, and those of the value. */
 typedef struct {
     FrameHeader header;
     int32_t value_start;
     int32_t value_end;
+    int32_t key_start;
+    int32_t key_end;
 } SmallFrame;
 
-#define OFFSETS_BYTES 8
-_Static_assert(sizeof(SmallFrame) == 72, "the header is 64 bytes, the offsets are 8");
+_Static_assert(offsetof(SmallFrame, key_start) == 72, "the header is 64 bytes, the offsets are 8");
+_Static_assert(sizeof(SmallFrame) == 80, "and those of a key as well");
 
 /* Bytes that a memoryview shows. What is held is the object under it, never the view: the garbage
    collector of CPython crashes on a view that is part of a cycle and still exported. */
@@ -1158,6 +1162,7 @@ typedef struct {
     PyObject *ring;
     PyObject *keyword_names;
     PyObject *values; /* a list */
+    PyObject *keys;   /* a dict: the places among the values of those that have one */
     int64_t *times;   /* of the values; plain numbers, which nobody but the drain ever looks at */
     Py_ssize_t times_count;
     Py_ssize_t times_capacity;
@@ -1176,6 +1181,26 @@ room_of(const TailBuffer *self)
 {
     Py_ssize_t end = self->limit < self->view.size ? self->limit : self->view.size;
     return end - self->position;
+}
+
+static inline Py_ssize_t
+head_size(PyObject *key)
+{
+    return key == NULL ? offsetof(SmallFrame, key_start) : sizeof(SmallFrame);
+}
+
+/* The size of a frame of one record; -1 where it is above `room`. */
+static inline Py_ssize_t
+frame_size(PyObject *value, PyObject *key, Py_ssize_t room)
+{
+    Py_ssize_t value_size = PyBytes_GET_SIZE(value);
+    Py_ssize_t key_size = key == NULL ? 0 : PyBytes_GET_SIZE(key);
+    /* Neither sum overflows: the room is that of a mapping, and far below what the offsets hold. */
+    if (value_size > room || key_size > room || room > INT32_MAX) {
+        return -1;
+    }
+    Py_ssize_t size = head_size(key) + padded(key_size) + padded(value_size);
+    return size <= room ? size : -1;
 }
 
 /* How many zero bytes go behind a frame that ends there: a word, but for the end of the tail. */
@@ -1221,41 +1246,80 @@ reserve_times(TailBuffer *self, Py_ssize_t count)
     return true;
 }
 
-static PyObject *
-append_plain(TailBuffer *self, PyObject *value, Py_ssize_t size, Py_ssize_t padded_size)
+/* A value or a key, padded; where the next goes. */
+static unsigned char *
+store_bytes(unsigned char *at, PyObject *bytes)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    int64_t time = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    Py_ssize_t size = PyBytes_GET_SIZE(bytes);
+    memcpy(at, PyBytes_AS_STRING(bytes), (size_t)size);
+    pad((char *)at + size, size);
+    return at + padded(size);
+}
+
+/* Keep a record for the drain; false with an exception, and nothing kept, where that fails. */
+static bool
+stage_one(TailBuffer *self, PyObject *value, PyObject *key, int64_t time)
+{
+    PyObject *place = NULL;
+    if (!reserve_times(self, 1)) {
+        return false;
+    }
+    if (key != NULL) {
+        place = PyLong_FromSsize_t(PyList_GET_SIZE(self->values));
+        if (place == NULL || PyDict_SetItem(self->keys, place, key) < 0) {
+            Py_XDECREF(place);
+            return false;
+        }
+    }
+    bool is_staged = PyList_Append(self->values, value) == 0;
+    if (is_staged) {
+        self->times[self->times_count++] = time;
+    }
+    else if (place != NULL) {
+        PyObject *type, *error, *trace;
+        PyErr_Fetch(&type, &error, &trace);
+        PyDict_DelItem(self->keys, place);
+        PyErr_Restore(type, error, trace);
+    }
+    Py_XDECREF(place);
+    return is_staged;
+}
+
+/* `key` is NULL for a record without one; `size` is that of the frame. */
+static PyObject *
+append_plain(TailBuffer *self, PyObject *value, PyObject *key, int64_t time, Py_ssize_t size)
+{
     PyObject *offset = PyLong_FromUnsignedLongLong(self->next_offset);
     /* Staged first, because that can fail; nothing below can, so that what is staged and the
        frames never differ. */
-    if (offset == NULL || !reserve_times(self, 1) || PyList_Append(self->values, value) < 0) {
+    if (offset == NULL || !stage_one(self, value, key, time)) {
         Py_XDECREF(offset);
         return NULL;
     }
-    self->times[self->times_count++] = time;
     SmallFrame frame = {
-        .header.body_bytes = (uint32_t)(OFFSETS_BYTES + padded_size),
+        .header.body_bytes = (uint32_t)(size - (Py_ssize_t)sizeof frame.header),
         .header.record_count = 1,
         .header.base_offset = self->next_offset,
         .header.append_time = self->append_time,
         .header.min_timestamp = time,
         .header.max_timestamp = time,
         .header.log_tag = self->log_tag,
+        .header.attributes = key == NULL ? 0 : HAS_KEYS,
         .header.version = WHOLE, /* one record needs no checks of its blocks */
         .header.durable_offset = self->durable_offset,
-        .value_end = (int32_t)size,
+        .value_end = (int32_t)PyBytes_GET_SIZE(value),
+        .key_end = key == NULL ? 0 : (int32_t)PyBytes_GET_SIZE(key),
     };
-    unsigned char *at = self->view.data + self->position;
-    unsigned char *value_at = at + sizeof frame;
-    memcpy(at + CRC_START, (const char *)&frame + CRC_START, sizeof frame - CRC_START);
-    memcpy(value_at, PyBytes_AS_STRING(value), (size_t)size);
-    memset(value_at + size, 0,
-           (size_t)(padded_size - size) + zeros_behind(self, value_at + padded_size));
-    uint64_t crc = crc32c(at + CRC_START, sizeof frame - CRC_START + (size_t)padded_size);
+    unsigned char *at = self->view.data + self->position, *end = at + head_size(key);
+    memcpy(at + CRC_START, (const char *)&frame + CRC_START, (size_t)(end - at - CRC_START));
+    if (key != NULL) {
+        end = store_bytes(end, key);
+    }
+    end = store_bytes(end, value);
+    memset(end, 0, zeros_behind(self, end));
+    uint64_t crc = crc32c(at + CRC_START, (size_t)(size - CRC_START));
     publish(at, crc << 32 | FRAME_MAGIC);
-    self->position += (Py_ssize_t)sizeof frame + padded_size;
+    self->position += size;
     self->next_offset += 1;
     /* Whoever waits first says so in the bell and then looks for records; here the record is
        stored first and then the bell read. The fence keeps that order, without which both sides
@@ -1270,6 +1334,14 @@ append_plain(TailBuffer *self, PyObject *value, Py_ssize_t size, Py_ssize_t padd
         Py_DECREF(result);
     }
     return offset;
+}
+
+static int64_t
+wall_clock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 enum { VALUE, KEY, TIMESTAMP, DURABILITY, ARGUMENT_COUNT };
@@ -1325,16 +1397,14 @@ TailBuffer_append(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs, PyO
     else if (!parse_append(args, nargs, kwnames, found)) {
         return NULL;
     }
-    PyObject *value = found[VALUE];
-    if (self->is_open && PyBytes_CheckExact(value) && found[KEY] == Py_None &&
-        found[TIMESTAMP] == Py_None && found[DURABILITY] == Py_None) {
-        Py_ssize_t size = PyBytes_GET_SIZE(value);
-        Py_ssize_t room = room_of(self) - (Py_ssize_t)sizeof(SmallFrame);
-        if (size <= room && size <= INT32_MAX - 16) {
-            Py_ssize_t padded_size = padded(size);
-            if (padded_size <= room) {
-                return append_plain(self, value, size, padded_size);
-            }
+    PyObject *value = found[VALUE], *key = found[KEY] == Py_None ? NULL : found[KEY];
+    bool has_time = found[TIMESTAMP] != Py_None;
+    int64_t time = 0;
+    if (self->is_open && PyBytes_CheckExact(value) && (key == NULL || PyBytes_CheckExact(key)) &&
+        (!has_time || is_int64(found[TIMESTAMP], &time)) && found[DURABILITY] == Py_None) {
+        Py_ssize_t size = frame_size(value, key, room_of(self));
+        if (size > 0) {
+            return append_plain(self, value, key, has_time ? time : wall_clock(), size);
         }
     }
     if (self->append_slowly == NULL) {
@@ -1425,13 +1495,19 @@ TailBuffer_stage(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
 static int
 start_over(TailBuffer *self)
 {
-    PyObject *values = PyList_New(0);
-    if (values == NULL) {
+    PyObject *values = PyList_New(0), *keys = PyDict_New();
+    if (values == NULL || keys == NULL) {
+        Py_XDECREF(values);
+        Py_XDECREF(keys);
         return -1;
     }
     self->times_count = 0;
     self->position = FRAMES_POSITION;
-    Py_XSETREF(self->values, values);
+    PyObject *old_values = self->values, *old_keys = self->keys;
+    self->values = values;
+    self->keys = keys;
+    Py_XDECREF(old_values);
+    Py_XDECREF(old_keys);
     return 0;
 }
 
@@ -1523,6 +1599,7 @@ TailBuffer_traverse(TailBuffer *self, visitproc visit, void *arg)
     Py_VISIT(self->append_slowly);
     Py_VISIT(self->ring);
     Py_VISIT(self->values);
+    Py_VISIT(self->keys);
     return 0;
 }
 
@@ -1543,6 +1620,7 @@ TailBuffer_dealloc(TailBuffer *self)
     PyObject_GC_UnTrack(self);
     TailBuffer_clear(self);
     Py_CLEAR(self->values);
+    Py_CLEAR(self->keys);
     PyMem_Free(self->times);
     Py_CLEAR(self->keyword_names);
     release_buffers(self);
@@ -1667,6 +1745,12 @@ get_values(TailBuffer *self, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+get_keys(TailBuffer *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->keys);
+}
+
+static PyObject *
 get_timestamps(TailBuffer *self, void *Py_UNUSED(closure))
 {
     Py_ssize_t size = self->times_count * (Py_ssize_t)sizeof *self->times;
@@ -1684,6 +1768,7 @@ static PyGetSetDef tail_buffer_attributes[] = {
     {"durable_offset", (getter)get_unsigned, (setter)set_unsigned, NULL, FIELD(durable_offset)},
     {"append_time", (getter)get_append_time, (setter)set_append_time, NULL, NULL},
     {"values", (getter)get_values, NULL, NULL, NULL},
+    {"keys", (getter)get_keys, NULL, NULL, NULL},
     {"timestamps", (getter)get_timestamps, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

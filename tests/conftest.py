@@ -19,7 +19,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 @pytest.fixture(autouse=True)
 def _no_options_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith("SEGSTORE_"):
+        if name.startswith("SEGSTORE_") and name != "SEGSTORE_PURE":  # which is no option
             monkeypatch.delenv(name)
 
 

@@ -13,10 +13,12 @@ import errno
 import os
 import threading
 import time
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
+from operator import countOf
 from typing import Any
 
 from segstore.config import Durability
@@ -31,7 +33,12 @@ from segstore.errors import (
 )
 from segstore.format.buffers import Buffer
 from segstore.format.frame import EncodedFrame, encode_frame
-from segstore.format.framelayout import RECORD_BYTES_MAX, RECORD_COUNT_MAX
+from segstore.format.framelayout import (
+    RECORD_BYTES_MAX,
+    RECORD_COUNT_MAX,
+    TIMESTAMP_MAX,
+    TIMESTAMP_MIN,
+)
 from segstore.format.kernel import measure
 from segstore.log.clock import EngineClock
 from segstore.log.groupcommit import SyncTurn
@@ -46,7 +53,6 @@ UNSEALED_COUNT_MAX = 8
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
-_TIMESTAMP_MIN, _TIMESTAMP_MAX = -(2**63), 2**63 - 1
 # Less than a frame may hold, so that all columns of a piece and one largest record still fit one.
 _PIECE_RECORDS_MAX = RECORD_COUNT_MAX // 4
 
@@ -100,7 +106,6 @@ class LogWriter:
         self._process_id = os.getpid()
         self._durable_offset = durable_offset
         self.written_end = next_offset
-        self._staged_keys: dict[int, bytes] = {}
         self.rewind_count = 0
         # Where there is no tail, a tail without any room does the same.
         view = tail.view if tail is not None else memoryview(bytearray(FRAMES_POSITION))
@@ -146,9 +151,9 @@ class LogWriter:
         durability: Durability | None = None,
     ) -> int:
         """Append one record of any kind; see `Log.append`."""
-        if key is None and timestamp is None and self._level(durability) == "durable":
+        if self._level(durability) == "durable":
             # The tail takes it like any other, and the sync drains the tail.
-            offset = self.buffer.append(value)  # type: ignore[arg-type]
+            offset = self.buffer.append(value, key=key, timestamp=timestamp)  # type: ignore[arg-type]
             self._after_append("durable", offset + 1)
             return offset
         return self._append_slowly(value, key=key, timestamp=timestamp, durability=durability)
@@ -161,7 +166,7 @@ class LogWriter:
         timestamp: int | None = None,
         durability: Durability | None = None,
     ) -> int:
-        """What the tail leaves to others: a key, a time, another buffer than bytes, a full tail."""
+        """What the tail leaves to others: another buffer than bytes, a full tail, what is wrong."""
         value = as_bytes(value, "value")
         key = None if key is None else as_bytes(key, "key")
         size = len(value) + (0 if key is None else len(key))
@@ -197,10 +202,8 @@ class LogWriter:
             if plain_keys.count(None) == len(plain_keys):
                 plain_keys = None
         if timestamps is not None:
-            timestamps = list(timestamps)
+            timestamps = _times(timestamps)
             _check_count(len(timestamps), len(plain), "timestamps")
-            for timestamp in timestamps:
-                check_timestamp(timestamp)
         level = self._level(durability)
         if not plain:
             return range(self.end_offset, self.end_offset)
@@ -339,7 +342,6 @@ class LogWriter:
         """Go on from a lower end offset; whoever calls is in `exclusively` and cut the files."""
         self.written_end = end_offset
         self._durable_offset = min(self._durable_offset, end_offset)
-        self._staged_keys = {}
         self._restart_tail()
         self.buffer.next_offset = end_offset
         self.buffer.durable_offset = self._durable_offset
@@ -434,21 +436,21 @@ class LogWriter:
         self, values: list[bytes], timestamps: list[int], keys: Sequence[bytes | None] | None
     ) -> None:
         """Keep records for the drain, whose frames stand in the tail."""
+        buffer = self.buffer
         if keys is not None:
-            found = enumerate(keys, len(self.buffer.values))
-            self._staged_keys.update((i, key) for i, key in found if key is not None)
-        self.buffer.stage(values, timestamps)
+            places = enumerate(keys, len(buffer.values))
+            buffer.keys.update((place, key) for place, key in places if key is not None)
+        buffer.stage(values, timestamps)
 
     def _drain(self) -> None:
         buffer = self.buffer
         if not buffer.values:
             return
         keys: list[bytes | None] | None = None
-        if self._staged_keys:
-            keys = [self._staged_keys.get(index) for index in range(len(buffer.values))]
+        if buffer.keys:
+            keys = list(map(buffer.keys.get, range(len(buffer.values))))
         frames = self._frames(self.written_end, buffer.values, buffer.timestamps, keys)
         self._write(frames)
-        self._staged_keys = {}
         self._restart_tail()
         self._is_unsettled = False  # whatever becomes of what follows
 
@@ -730,8 +732,19 @@ def check_timestamp(timestamp: int) -> None:
         raise TypeError(
             f"a timestamp is an int of ns since the epoch, not {type(timestamp).__name__}"
         )
-    if not _TIMESTAMP_MIN <= timestamp <= _TIMESTAMP_MAX:
+    if not TIMESTAMP_MIN <= timestamp <= TIMESTAMP_MAX:
         raise ValueError(f"timestamp {timestamp} does not fit 64 bits; give ns since the epoch")
+
+
+def _times(timestamps: Sequence[int]) -> Sequence[int]:
+    """The timestamps in a sequence of our own, all of them checked."""
+    times = list(timestamps)
+    if countOf(map(type, times), int) == len(times):
+        with suppress(OverflowError):
+            return array("q", times)
+    for time_ns in times:
+        check_timestamp(time_ns)
+    return times
 
 
 def _check_count(count: int, value_count: int, what: str) -> None:

@@ -49,6 +49,9 @@ from segstore.format.framelayout import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
     FRAME_MAGIC_BYTES,
+    HAS_KEYS,
+    TIMESTAMP_MAX,
+    TIMESTAMP_MIN,
     WHOLE,
 )
 from segstore.format.names import OFFSET_MAX, TAIL, temporary
@@ -62,9 +65,11 @@ _RECOVERY_POINT_AT = _DURABLE_AT + 32
 _EPOCH_AT = _RECOVERY_POINT_AT + 32
 _ALL_ONES = 2**64 - 1
 
-# A frame of one record without key: the header after its CRC field, then the two value offsets.
+# A frame of one record: the header after its CRC field, then the two offsets of its value, and
+# those of its key if it has one.
 _PREFIX = Struct("<II")
 _SMALL = Struct("<IIQqqqIHBBQii")
+_KEY_OFFSETS = Struct("<ii")
 _OFFSETS_BYTES = 8
 _OVERHEAD_BYTES = FRAME_HEADER_BYTES + _OFFSETS_BYTES
 assert _PREFIX.size + _SMALL.size == _OVERHEAD_BYTES
@@ -230,8 +235,8 @@ class PythonTailBuffer:
     """The small append: a frame of one record stored into the tail, and staged for the drain.
 
     This is the fourth of the loops that decide what a record costs; the C kernel has the same
-    class, and `TailBuffer` is the one in use. The plain call (bytes, no key, no timestamp, the
-    log's own durability) is answered here, and everything else by `append_slowly`.
+    class, and `TailBuffer` is the one in use. The plain call (bytes, the log's own durability) is
+    answered here, and everything else by `append_slowly`.
 
     Whoever changes the attributes holds `lock` and has set `is_open` to False meanwhile.
 
@@ -242,6 +247,7 @@ class PythonTailBuffer:
         limit: where the frames have to end, at the end of the tail or before.
         values, timestamps: what is staged, one item a record, oldest first. (The timestamps of
             the kernel are int64 in a buffer, so that one costs no Python object.)
+        keys: the staged keys, by the places of their values; whoever stages puts them here.
         append_time, durable_offset: what goes into the headers of the frames.
     """
 
@@ -267,6 +273,7 @@ class PythonTailBuffer:
         self.position = FRAMES_POSITION
         self.values: list[bytes] = []
         self.timestamps: list[int] = []
+        self.keys: dict[int, bytes] = {}
         self.append_time = 0
         self.durable_offset = 0
 
@@ -279,46 +286,67 @@ class PythonTailBuffer:
         durability: str | None = None,
     ) -> int:
         """Append one record and return its offset; see `Log.append`."""
-        is_plain = key is None and timestamp is None and durability is None
+        is_plain = (
+            durability is None
+            and (key is None or type(key) is bytes)
+            and (
+                timestamp is None
+                or (type(timestamp) is int and TIMESTAMP_MIN <= timestamp <= TIMESTAMP_MAX)
+            )
+        )
         # Asked before the lock too: in the child of a fork, nobody may ever let go of it.
         if is_plain and type(value) is bytes and self.is_open:
             with self._lock:
                 position = self.position
                 size = len(value)
                 pad = -size & 7
-                end = position + _OVERHEAD_BYTES + size + pad
+                data, attributes = value, 0
+                if key is not None:
+                    columns = _KEY_OFFSETS.pack(0, len(key)) + key + _ZEROS[-len(key) & 7]
+                    data, attributes = columns + value, HAS_KEYS
+                end = position + _OVERHEAD_BYTES + len(data) + pad
                 if self.is_open and end <= self.limit:
-                    now = time_ns()
+                    time = time_ns() if timestamp is None else timestamp
                     offset = self.next_offset
                     body = (
                         _SMALL.pack(
-                            _OFFSETS_BYTES + size + pad,
+                            end - position - FRAME_HEADER_BYTES,
                             1,
                             offset,
                             self.append_time,
-                            now,
-                            now,
+                            time,
+                            time,
                             self._log_tag,
-                            0,
+                            attributes,
                             WHOLE,
                             0,
                             self.durable_offset,
                             0,
                             size,
                         )
-                        + value
+                        + data
                         + _ZEROS[pad]
                     )
+                    frame = _PREFIX.pack(FRAME_MAGIC, crc32c(body)) + body
                     # As `store`, whose call would be a twentieth of all this.
                     view = self._view
                     if end + ALIGNMENT_BYTES <= len(view):
                         view[end : end + ALIGNMENT_BYTES] = _ZERO_WORD
                     else:
                         view[end:] = bytes(len(view) - end)
-                    view[position:end] = _PREFIX.pack(FRAME_MAGIC, crc32c(body)) + body
+                    place = None if key is None else len(self.values)
+                    # No call from here on: a signal can come behind each, and what is staged, what
+                    # stands in the tail and the offset have to agree.
+                    try:
+                        if key is not None:
+                            self.keys[place] = key  # type: ignore[index]
+                        self.values += (value,)
+                        self.timestamps += (time,)
+                    except MemoryError:
+                        self._unstage()
+                        raise
+                    view[position:end] = frame
                     self.position = end
-                    self.values.append(value)
-                    self.timestamps.append(now)
                     self.next_offset = offset + 1
                     if self._bell[0]:
                         self._ring()
@@ -353,6 +381,12 @@ class PythonTailBuffer:
         self.timestamps += array("q", timestamps)
         self.values += values
 
+    def _unstage(self) -> None:
+        """Forget the record that was staged in part."""
+        count = min(len(self.values), len(self.timestamps))
+        del self.values[count:], self.timestamps[count:]
+        self.keys.pop(count, None)
+
     def release(self) -> None:
         """Let go of the mapping, for good; `is_open` is False."""
         self._view = memoryview(b"")
@@ -362,6 +396,7 @@ class PythonTailBuffer:
         self.position = FRAMES_POSITION
         self.values = []
         self.timestamps = []
+        self.keys = {}
 
 
 TailBuffer: type[PythonTailBuffer] = (

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
+from segstore.format.framelayout import TIMESTAMP_MAX, TIMESTAMP_MIN
 from segstore.testing.faulty import KINDS, Fault
-
-TIMESTAMP_MIN, TIMESTAMP_MAX = -(2**63), 2**63 - 1
 
 # Over and under a block of a frame; the same few bytes over and over, which costs less to draw.
 long_values = st.builds(

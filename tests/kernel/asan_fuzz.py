@@ -256,7 +256,12 @@ class Fuzz:
             if what < 0.7:
                 found = [self.outcome(buffer.append, value) for buffer in buffers]
             elif what < 0.8:
-                found = [self.outcome(lambda b=b, v=value: b.append(v, key=b"k")) for b in buffers]
+                key = rng.choice([b"k", rng.randbytes(rng.randint(0, 500)), self.value()])
+                time_ns = rng.choice([None, -rng.randint(0, 2**66), self.number()])
+                options = {"key": key, "timestamp": time_ns}
+                found = [
+                    self.outcome(lambda b=b, v=value, o=options: b.append(v, **o)) for b in buffers
+                ]
             elif what < 0.85:
                 position = rng.randint(0, size + 20)
                 for buffer in buffers:
@@ -289,7 +294,7 @@ class Fuzz:
         if rng.random() < 0.2:
             first.release()
             assert first.append(b"x") == -1
-        assert first.values == second.values
+        assert (first.values, first.keys) == (second.values, second.keys)
         old = [[t for t in buffer.timestamps if t <= 0] for buffer in buffers]
         assert old[0] == old[1]
         count = len(first.values)

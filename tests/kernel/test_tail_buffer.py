@@ -63,7 +63,7 @@ class Rig:
         self.buffer.is_open = True
 
     def frames(self):
-        """(base offset, values, header but for the times) of every frame, each checked."""
+        """(Values, keys, header but for the times) of every frame, each checked."""
         found, at = [], FRAMES_POSITION
         while at < self.buffer.position:
             batch = decode_frame(memoryview(bytes(self.memory)), at, TAG)
@@ -73,13 +73,14 @@ class Rig:
                 header.base_offset,
                 batch.values(),
                 header.min_timestamp,
-                None,
+                batch.keys() if batch.has_keys else None,
                 append_time=header.append_time,
                 log_tag=TAG,
                 durable_offset=header.durable_offset,
             ).data
             assert self.memory[at : at + len(again)] == again
-            found.append((batch.values(), header._replace(crc=0, min_timestamp=0, max_timestamp=0)))
+            header = header._replace(crc=0, min_timestamp=0, max_timestamp=0)
+            found.append((batch.values(), batch.keys(), header))
             at += len(again)
         assert not any(self.memory[:FRAMES_POSITION])
         if found:
@@ -90,7 +91,8 @@ class Rig:
         buffer = self.buffer
         plain = ("is_open", "next_offset", "position", "limit", "append_time", "durable_offset")
         state = {name: getattr(buffer, name) for name in plain}
-        return state, list(buffer.values), len(buffer.timestamps), self.staged_times()
+        times = len(buffer.timestamps), self.staged_times()
+        return state, list(buffer.values), dict(buffer.keys), *times
 
     def staged_times(self):
         """The timestamps that were not taken from the clock."""
@@ -116,6 +118,19 @@ steps = st.lists(
             st.dictionaries(
                 st.sampled_from(["key", "timestamp", "durability"]),
                 st.sampled_from([None, b"k", 7, "durable"]),
+            ),
+        ),
+        st.tuples(
+            st.just("keyed"),
+            st.binary(max_size=200),
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "key": st.binary(max_size=20)
+                    | st.integers(1800, 2100).map(bytes)
+                    | some.odd_values,
+                    "timestamp": st.integers(-(2**63) - 1, 0) | some.numbers,
+                },
             ),
         ),
         st.tuples(st.just("open"), st.booleans()),
@@ -233,13 +248,37 @@ def test_what_can_not_be_staged_leaves_all_as_it_was(kind, values, times, error)
     assert buffer_times(buffer) == [7]
 
 
+@pytest.mark.parametrize("name", ["keys", "values", "timestamps"])
+def test_without_memory_to_stage_it_a_record_is_not_there(name):
+    class FullList(list):
+        def __iadd__(self, other):
+            raise MemoryError
+
+    class FullDict(dict):
+        def __setitem__(self, place, key):
+            raise MemoryError
+
+    rig = Rig(PythonTailBuffer)
+    rig.buffer.append(b"before", key=b"k", timestamp=-1)
+    before, memory = rig.state(), bytes(rig.memory)
+    kept = getattr(rig.buffer, name)
+    setattr(rig.buffer, name, FullDict(kept) if name == "keys" else FullList(kept))
+    with pytest.raises(MemoryError):
+        rig.buffer.append(b"not there", key=b"l", timestamp=-2)
+    assert (rig.state(), bytes(rig.memory)) == (before, memory)
+    setattr(rig.buffer, name, kept)
+    rig.buffer.append(b"after", timestamp=-3)
+    found = [(values, keys) for values, keys, _ in rig.frames()]
+    assert found == [([b"before"], [b"k"]), ([b"after"], [None])]
+
+
 @given(size=st.integers(0, 40_000))
 @settings(max_examples=100, deadline=None)
 def test_a_value_of_any_size_is_framed_right(compiled, size):
     rig = Rig(compiled.TailBuffer, FRAMES_POSITION + 40_100)
     value = (b"0123456789abcdef!" * (size // 17 + 1))[:size]
     assert rig.buffer.append(value) == 0
-    assert [values for values, _ in rig.frames()] == [[value]]
+    assert [values for values, *_ in rig.frames()] == [[value]]
 
 
 @given(words=st.binary(max_size=400), copies=st.integers(1, 12))
