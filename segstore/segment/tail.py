@@ -73,6 +73,8 @@ _KEY_OFFSETS = Struct("<ii")
 _OFFSETS_BYTES = 8
 _OVERHEAD_BYTES = FRAME_HEADER_BYTES + _OFFSETS_BYTES
 assert _PREFIX.size + _SMALL.size == _OVERHEAD_BYTES
+_pack_prefix = _PREFIX.pack
+_pack_small = _SMALL.pack
 _ZEROS = tuple(bytes(n) for n in range(8))
 _ZERO_WORD = bytes(ALIGNMENT_BYTES)
 
@@ -309,7 +311,7 @@ class PythonTailBuffer:
                     time = time_ns() if timestamp is None else timestamp
                     offset = self.next_offset
                     body = (
-                        _SMALL.pack(
+                        _pack_small(
                             end - position - FRAME_HEADER_BYTES,
                             1,
                             offset,
@@ -327,24 +329,25 @@ class PythonTailBuffer:
                         + data
                         + _ZEROS[pad]
                     )
-                    frame = _PREFIX.pack(FRAME_MAGIC, crc32c(body)) + body
+                    frame = _pack_prefix(FRAME_MAGIC, crc32c(body)) + body
                     # As `store`, whose call would be a twentieth of all this.
                     view = self._view
                     if end + ALIGNMENT_BYTES <= len(view):
                         view[end : end + ALIGNMENT_BYTES] = _ZERO_WORD
                     else:
                         view[end:] = bytes(len(view) - end)
-                    place = None if key is None else len(self.values)
-                    # No call from here on: a signal can come behind each, and what is staged, what
-                    # stands in the tail and the offset have to agree.
+                    values, timestamps = self.values, self.timestamps
+                    place = len(values)
                     try:
                         if key is not None:
-                            self.keys[place] = key  # type: ignore[index]
-                        self.values += (value,)
-                        self.timestamps += (time,)
-                    except MemoryError:
-                        self._unstage()
+                            self.keys[place] = key
+                        values.append(value)
+                        timestamps.append(time)
+                    except BaseException:  # no memory, or a signal behind a call
+                        del values[place:], timestamps[place:]
+                        self.keys.pop(place, None)
                         raise
+                    # No call from here on: no signal comes between the frame and its offset.
                     view[position:end] = frame
                     self.position = end
                     self.next_offset = offset + 1
@@ -380,12 +383,6 @@ class PythonTailBuffer:
             raise ValueError("values and timestamps are lists of the same length")
         self.timestamps += array("q", timestamps)
         self.values += values
-
-    def _unstage(self) -> None:
-        """Forget the record that was staged in part."""
-        count = min(len(self.values), len(self.timestamps))
-        del self.values[count:], self.timestamps[count:]
-        self.keys.pop(count, None)
 
     def release(self) -> None:
         """Let go of the mapping, for good; `is_open` is False."""

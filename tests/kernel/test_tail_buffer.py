@@ -251,7 +251,7 @@ def test_what_can_not_be_staged_leaves_all_as_it_was(kind, values, times, error)
 @pytest.mark.parametrize("name", ["keys", "values", "timestamps"])
 def test_without_memory_to_stage_it_a_record_is_not_there(name):
     class FullList(list):
-        def __iadd__(self, other):
+        def append(self, item):
             raise MemoryError
 
     class FullDict(dict):
