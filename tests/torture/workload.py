@@ -76,7 +76,8 @@ class Workload:
     def append(self, durability: str | None = None) -> None:
         for _ in range(1 if durability else self.random.choice((1, 1, 5, 12))):
             sent = self.record()
-            self.expected.attempts = [sent]
+            batch = [sent]
+            self.attempt(batch)
             try:
                 self.log.append(
                     sent.value,
@@ -85,10 +86,10 @@ class Workload:
                     durability=durability,  # type: ignore[arg-type]
                 )
             except SegstoreError:
-                self.after_failure([sent])
+                self.after_failure(batch)
                 raise
             is_durable = (durability or self.config.durability) == "durable"
-            self.expected.acknowledge([sent], durable=is_durable)
+            self.expected.acknowledge(batch, durable=is_durable)
 
     def append_durable(self) -> None:
         self.append("durable")
@@ -106,7 +107,7 @@ class Workload:
             for sent in batch
         ]
         durability = self.random.choice((None, None, "durable"))
-        self.expected.attempts = batch
+        self.attempt(batch)
         try:
             self.log.append_many(
                 [sent.value for sent in batch],
@@ -212,8 +213,19 @@ class Workload:
         check_consumers(self.log, expected, end)
         expected.settle(self.log.start_offset, end)
 
+    def attempt(self, batch: list[Sent]) -> None:
+        """These are about to be sent, unless the log takes nothing any more.
+
+        Then what may follow is what an append that was broken off had sent before.
+        """
+        writer = self.log._writer
+        if writer is None or writer.failure is None:
+            self.expected.attempts = batch
+
     def after_failure(self, batch: list[Sent]) -> None:
         """What a refused append left in the log all the same keeps its offsets."""
+        if self.expected.attempts is not batch:
+            return
         there = self.log.end_offset - len(self.expected.records)
         self.expected.records += batch[:there]
         self.expected.attempts = batch[there:]
