@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ def test_append(benchmark: Any, log: segstore.Log) -> None:
 
 def test_append_with_a_key(benchmark: Any, log: segstore.Log) -> None:
     assert benchmark(log.append, bytes(100), key=b"key") >= 0
+
+
+def test_append_with_a_timestamp(benchmark: Any, log: segstore.Log) -> None:
+    timestamp = time.time_ns()
+    assert benchmark(log.append, bytes(100), timestamp=timestamp) >= 0
 
 
 def test_append_durable(benchmark: Any, log: segstore.Log) -> None:
