@@ -1,5 +1,5 @@
 # The C kernel. What each of these does is said by its specification in Python:
-# segstore.format.columns, segstore.format.pointread and segstore.segment.tail.PythonTailBuffer.
+# columns, framejoin and pointread in segstore.format, and segstore.segment.tail.PythonTailBuffer.
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, final
@@ -21,16 +21,20 @@ def read_record(
 ) -> _T | None: ...
 def join_column(values: Sequence[Buffer], /) -> tuple[Buffer, bytes]: ...
 def measure(values: Iterable[object], /) -> tuple[list[bytes], Sequence[int]] | None: ...
-def join_body(
+def join_frame(
     values: Sequence[Buffer],
     ends: Sequence[int] | None,
     start: int,
     stop: int,
     timestamps: int | Sequence[int],
+    base_offset: int,
+    append_time: int,
+    log_tag: int,
+    durable_offset: int,
     /,
-) -> tuple[int, int, int, bytes]: ...
+) -> tuple[int, int, bytes]: ...
 def split_column(
-    data: Buffer, offsets_position: int, count: int, position: int, /
+    data: Buffer, offsets_position: int, start: int, stop: int, position: int, /
 ) -> list[bytes]: ...
 def make_records(
     record_type: Any,
@@ -69,6 +73,8 @@ class TailBuffer:
     ) -> int: ...
     @property
     def values(self) -> list[bytes]: ...
+    @property
+    def keys(self) -> dict[int, bytes]: ...
     @property
     def timestamps(self) -> Sequence[int]: ...
     def has_room(self, size_bytes: int, /) -> bool: ...
