@@ -44,15 +44,18 @@ enum {
     SPLIT_COLUMN,
     FUNCTION_COUNT
 };
-static const char *const function_names[] = {"decode_head",  "join_column", "join_frame",
-                                             "make_records", "measure",     "read_record",
-                                             "split_column"};
-
-/* Where the specification of each stands. */
-static const char *const function_homes[] = {
-    "segstore.format.pointread", "segstore.format.columns", "segstore.format.framejoin",
-    "segstore.format.columns",   "segstore.format.columns", "segstore.format.pointread",
-    "segstore.format.columns"};
+/* And where the specification of each stands. */
+static const struct {
+    const char *name, *home;
+} functions[] = {
+    [DECODE_HEAD] = {"decode_head", "segstore.format.pointread"},
+    [JOIN_COLUMN] = {"join_column", "segstore.format.columns"},
+    [JOIN_FRAME] = {"join_frame", "segstore.format.framejoin"},
+    [MAKE_RECORDS] = {"make_records", "segstore.format.columns"},
+    [MEASURE] = {"measure", "segstore.format.columns"},
+    [READ_RECORD] = {"read_record", "segstore.format.pointread"},
+    [SPLIT_COLUMN] = {"split_column", "segstore.format.columns"},
+};
 
 typedef struct {
     PyObject *specification[FUNCTION_COUNT];
@@ -399,15 +402,24 @@ stored_time(const Times *times, Py_ssize_t index)
     return time;
 }
 
+/* Whether it is an int, of no subclass, that fits 64 bits. */
+static inline bool
+is_int64(PyObject *number, int64_t *found)
+{
+    int overflow = 0;
+    *found = PyLong_CheckExact(number) ? PyLong_AsLongLongAndOverflow(number, &overflow) : 0;
+    return PyLong_CheckExact(number) && !overflow;
+}
+
 /* The lowest and the highest of some timestamps; false where one is not plain. */
 static bool
 time_range(const Times *times, Py_ssize_t start, Py_ssize_t stop, int64_t *lowest,
            int64_t *highest)
 {
-    int overflow = 0;
     if (times->same != NULL) {
-        *lowest = *highest = PyLong_AsLongLongAndOverflow(times->same, &overflow);
-        return PyLong_CheckExact(times->same) && !overflow;
+        bool is_plain = is_int64(times->same, lowest);
+        *highest = *lowest;
+        return is_plain;
     }
     if (stop > times->count) {
         return false;
@@ -419,15 +431,8 @@ time_range(const Times *times, Py_ssize_t start, Py_ssize_t stop, int64_t *lowes
         if (times->list == NULL) {
             time = stored_time(times, i);
         }
-        else {
-            PyObject *item = PyList_GET_ITEM(times->list, i);
-            if (!PyLong_CheckExact(item)) {
-                return false;
-            }
-            time = PyLong_AsLongLongAndOverflow(item, &overflow);
-            if (overflow) {
-                return false;
-            }
+        else if (!is_int64(PyList_GET_ITEM(times->list, i), &time)) {
+            return false;
         }
         *lowest = time < *lowest ? time : *lowest;
         *highest = time > *highest ? time : *highest;
@@ -835,15 +840,6 @@ join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *t
     return frame;
 }
 
-/* A number that fits 64 bits, signed or not; otherwise false. */
-static bool
-is_int64(PyObject *number, int64_t *found)
-{
-    int overflow = 0;
-    *found = PyLong_CheckExact(number) ? PyLong_AsLongLongAndOverflow(number, &overflow) : 0;
-    return PyLong_CheckExact(number) && !overflow;
-}
-
 PyDoc_STRVAR(join_frame_doc,
              "join_frame($module, values, ends, start, stop, timestamps, base_offset,\n"
              "           append_time, log_tag, durable_offset, /)\n--\n\n"
@@ -1038,25 +1034,18 @@ read_record(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     PyObject *tuple = args[3], *value = NULL;
     Head head;
     Py_ssize_t wanted;
-    if (PyLong_CheckExact(args[1]) && PyLong_CheckExact(args[2]) && PyLong_CheckExact(args[4]) &&
-        PyTuple_CheckExact(tuple) && PyTuple_GET_SIZE(tuple) == 7 &&
-        PyBytes_CheckExact(PyTuple_GET_ITEM(tuple, 0)) &&
+    int64_t descriptor, position, offset;
+    if (is_int64(args[1], &descriptor) && 0 <= descriptor && descriptor <= INT_MAX &&
+        is_int64(args[2], &position) && 0 <= position && position <= INT64_MAX / 2 &&
+        is_int64(args[4], &offset) && 0 <= offset && PyTuple_CheckExact(tuple) &&
+        PyTuple_GET_SIZE(tuple) == 7 && PyBytes_CheckExact(PyTuple_GET_ITEM(tuple, 0)) &&
         knows_record_type(state_of(module), args[5])) {
         PyObject *bytes = PyTuple_GET_ITEM(tuple, 0);
         const char *data = PyBytes_AS_STRING(bytes);
         /* The checks and the last offset, which are at the end and are looked at next. */
         __builtin_prefetch(data + PyBytes_GET_SIZE(bytes) - 64);
         __builtin_prefetch(data + PyBytes_GET_SIZE(bytes) - 128);
-        int overflow = 0, any = 0;
-        long descriptor = PyLong_AsLongAndOverflow(args[1], &overflow);
-        any |= overflow;
-        long long position = PyLong_AsLongLongAndOverflow(args[2], &overflow);
-        any |= overflow;
-        long long offset = PyLong_AsLongLongAndOverflow(args[4], &overflow);
-        any |= overflow;
-        if (!any && 0 <= descriptor && descriptor <= INT_MAX && 0 <= position &&
-            position <= INT64_MAX / 2 && 0 <= offset &&
-            lay_out_head(data, PyBytes_GET_SIZE(bytes), &head, &wanted) == FOUND) {
+        if (lay_out_head(data, PyBytes_GET_SIZE(bytes), &head, &wanted) == FOUND) {
             uint64_t index = (uint64_t)offset - head.header.base_offset;
             if ((uint64_t)offset >= head.header.base_offset && index < head.header.record_count) {
                 value = read_value((int)descriptor, position, data, &head, (Py_ssize_t)index);
@@ -1817,11 +1806,11 @@ kernel_exec(PyObject *module)
     prepare_crc();
     KernelState *state = state_of(module);
     for (int i = 0; i < FUNCTION_COUNT; i++) {
-        PyObject *home = PyImport_ImportModule(function_homes[i]);
+        PyObject *home = PyImport_ImportModule(functions[i].home);
         if (home == NULL) {
             return -1;
         }
-        state->specification[i] = PyObject_GetAttrString(home, function_names[i]);
+        state->specification[i] = PyObject_GetAttrString(home, functions[i].name);
         Py_DECREF(home);
         if (state->specification[i] == NULL) {
             return -1;

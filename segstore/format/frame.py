@@ -1,15 +1,13 @@
 """A frame to bytes and back, the checksums made and checked; `framelayout` shows the bytes."""
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from struct import Struct
 from typing import NamedTuple
 
 from segstore.errors import RecordTooLargeError, UnsupportedFormatError
 from segstore.format.batch import RecordBatch, are_values_intact, is_head_intact
-from segstore.format.buffers import Buffer, padding
+from segstore.format.buffers import Buffer
 from segstore.format.checksum import crc32c
-from segstore.format.columns import join_times
 from segstore.format.framejoin import assemble_frame
 from segstore.format.framelayout import (
     BLOCKS,
@@ -20,7 +18,6 @@ from segstore.format.framelayout import (
     FRAME_MAGIC_BYTES,
     HAS_KEYS,
     HAS_NULL_KEYS,
-    HAS_TIMESTAMPS,
     HEADER,
     KNOWN_ATTRIBUTES,
     MISMATCH,
@@ -36,7 +33,6 @@ from segstore.format.names import OFFSET_MAX
 from segstore.format.salvage import HoledBatch, find_holes
 
 _PEEK = Struct("<IIIIQ")
-_ZEROS = (b"", *(bytes(n) for n in range(1, 8)))
 
 
 class EncodedFrame(NamedTuple):
@@ -91,20 +87,19 @@ def encode_frame(
             durable_offset,
         )
     else:
-        times = timestamps if isinstance(timestamps, int) else timestamps[start:stop]
-        columns, value_data, lowest, highest, attributes = _join_with_keys(
-            values[start:stop], times, keys[start:stop]
-        )
-        data = assemble_frame(
-            columns,
+        offsets, value_data = join_column(values[start:stop])
+        key_columns, attributes = _join_keys(keys[start:stop])
+        lowest, highest, data = assemble_frame(
+            offsets,
             value_data,
-            count,
+            start,
+            stop,
+            timestamps,
+            key_columns,
+            attributes,
             base_offset,
             append_time,
-            lowest,
-            highest,
             log_tag,
-            attributes,
             durable_offset,
         )
     body_bytes = len(data) - FRAME_HEADER_BYTES
@@ -115,27 +110,16 @@ def encode_frame(
     return EncodedFrame(data, base_offset, count, lowest, highest, keys is not None)
 
 
-def _join_with_keys(
-    values: Sequence[Buffer], timestamps: int | Sequence[int], keys: Sequence[Buffer | None]
-) -> tuple[list[Buffer], bytes, int, int, int]:
-    """(Columns before the values, the values, lowest timestamp, highest timestamp, attributes)."""
-    offsets, data = join_column(values)
-    columns: list[Buffer] = [offsets]
+def _join_keys(keys: Sequence[Buffer | None]) -> tuple[list[Buffer], int]:
+    """(The columns of the keys, what attributes say of them)."""
+    columns: list[Buffer] = []
     attributes = HAS_KEYS
-    if isinstance(timestamps, int):
-        lowest = highest = timestamps
-    else:
-        lowest, highest, times = join_times(timestamps)
-        if lowest != highest:
-            attributes |= HAS_TIMESTAMPS
-            columns.append(times)
     if None in keys:
         attributes |= HAS_NULL_KEYS
         bits = sum(1 << index for index, key in enumerate(keys) if key is not None)
         columns.append(bits.to_bytes((len(keys) + 7) // 8, "little"))
     columns += join_column([key if key is not None else b"" for key in keys])
-    padded = chain.from_iterable((part, _ZEROS[padding(len(part))]) for part in columns)
-    return list(padded), data, lowest, highest, attributes
+    return columns, attributes
 
 
 def encode_batch(batch: RecordBatch, durable_offset_max: int) -> EncodedFrame:

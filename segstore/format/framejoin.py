@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
-from itertools import accumulate, repeat
+from itertools import accumulate, chain, repeat
 from operator import sub
 
 from segstore.format.buffers import Buffer, padding
@@ -17,6 +17,8 @@ from segstore.format.framelayout import (
     PREFIX,
     WHOLE,
 )
+
+_ZEROS = (b"", *(bytes(n) for n in range(1, 8)))
 
 
 def join_frame(
@@ -54,56 +56,59 @@ def join_frame(
         if start:
             places = list(map(sub, places, repeat(places[0])))
         offsets = pack_offsets(places)
-    attributes = 0
-    columns: list[Buffer] = [offsets, bytes(padding(len(offsets)))]
+    return assemble_frame(
+        offsets,
+        data,
+        start,
+        stop,
+        timestamps,
+        (),
+        0,
+        base_offset,
+        append_time,
+        log_tag,
+        durable_offset,
+    )
+
+
+def assemble_frame(
+    offsets: Buffer,
+    data: bytes,
+    start: int,
+    stop: int,
+    timestamps: int | Sequence[int],
+    key_columns: Sequence[Buffer],
+    attributes: int,
+    base_offset: int,
+    append_time: int,
+    log_tag: int,
+    durable_offset: int,
+) -> tuple[int, int, bytes]:
+    """A frame out of the columns of its values and keys: as `join_frame`, which says the rest.
+
+    `offsets` and `data` are the column of the values; `attributes` says what `key_columns` are.
+
+    Raises:
+        TypeError, OverflowError, ValueError, struct.error: as for `join_frame`.
+    """
+    columns = [offsets]
     if isinstance(timestamps, int):
         lowest = highest = timestamps
     else:
         lowest, highest, times = join_times(timestamps[start:stop])
         if lowest != highest:
-            attributes = HAS_TIMESTAMPS
+            attributes |= HAS_TIMESTAMPS
             columns.append(times)
-    frame = assemble_frame(
-        columns,
-        data,
-        stop - start,
-        base_offset,
-        append_time,
-        lowest,
-        highest,
-        log_tag,
-        attributes,
-        durable_offset,
-    )
-    return lowest, highest, frame
-
-
-def assemble_frame(
-    columns: Sequence[Buffer],
-    data: bytes,
-    record_count: int,
-    base_offset: int,
-    append_time: int,
-    lowest: int,
-    highest: int,
-    log_tag: int,
-    attributes: int,
-    durable_offset: int,
-) -> bytes:
-    """A frame out of the padded columns before the values, and the bytes of those.
-
-    Raises:
-        struct.error: a number does not fit its field of the header.
-    """
-    data += bytes(padding(len(data)))
+    columns += key_columns
+    data += _ZEROS[padding(len(data))]
     version = WHOLE
-    if record_count > 1 and len(data) > BLOCK_BYTES:
+    if stop - start > 1 and len(data) > BLOCK_BYTES:
         version = BLOCKS
-        columns = [*columns, _checks_of(data)]
-    head = b"".join(columns)
+        columns.append(_checks_of(data))
+    head = b"".join(chain.from_iterable((part, _ZEROS[padding(len(part))]) for part in columns))
     covered = COVERED_HEADER.pack(
         len(head) + len(data),
-        record_count,
+        stop - start,
         base_offset,
         append_time,
         lowest,
@@ -117,13 +122,12 @@ def assemble_frame(
     crc = crc32c(head, crc32c(covered))
     if version == WHOLE:
         crc = crc32c(data, crc)
-    return b"".join((PREFIX.pack(FRAME_MAGIC, crc), covered, head, data))
+    return lowest, highest, b"".join((PREFIX.pack(FRAME_MAGIC, crc), covered, head, data))
 
 
 def _checks_of(data: bytes) -> bytes:
-    """The running CRC of the values at the end of each block, padded."""
+    """The running CRC of the values at the end of each block."""
     view = memoryview(data)
     blocks = (view[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES))
     crcs = accumulate(blocks, lambda crc, block: crc32c(block, crc), initial=0)
-    checks = array("I", list(crcs)[1:]).tobytes()
-    return checks + bytes(padding(len(checks)))
+    return array("I", list(crcs)[1:]).tobytes()

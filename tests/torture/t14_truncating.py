@@ -261,8 +261,8 @@ class Looker:
             record = next(follower, None)
             if record is None:
                 break
-            is_next = record.offset == last.offset + 1 or last == Seen()
-            if record.offset > last.offset + 1 and not is_next and follower.lost_count == lost:
+            is_behind_a_gap = last != Seen() and record.offset > last.offset + 1
+            if is_behind_a_gap and follower.lost_count == lost:
                 raise BrokenError(f"I4: offset {record.offset} follows {last}, and none was lost")
             lost = follower.lost_count
             last, _ = seen([record], last, in_a_row=False)
