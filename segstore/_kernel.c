@@ -36,7 +36,6 @@
 
 enum {
     DECODE_HEAD,
-    JOIN_COLUMN,
     JOIN_FRAME,
     MAKE_RECORDS,
     MEASURE,
@@ -49,7 +48,6 @@ static const struct {
     const char *name, *home;
 } functions[] = {
     [DECODE_HEAD] = {"decode_head", "segstore.format.pointread"},
-    [JOIN_COLUMN] = {"join_column", "segstore.format.columns"},
     [JOIN_FRAME] = {"join_frame", "segstore.format.framejoin"},
     [MAKE_RECORDS] = {"make_records", "segstore.format.columns"},
     [MEASURE] = {"measure", "segstore.format.columns"},
@@ -247,56 +245,6 @@ has_arguments(const char *name, Py_ssize_t given, Py_ssize_t wanted)
     PyErr_Format(PyExc_TypeError, "%s() takes %zd positional arguments but %zd were given", name,
                  wanted, given);
     return false;
-}
-
-PyDoc_STRVAR(join_column_doc,
-             "join_column($module, values, /)\n--\n\n"
-             "As segstore.format.columns.join_column.");
-
-static PyObject *
-join_column(PyObject *module, PyObject *values)
-{
-    if (!PyList_CheckExact(values)) {
-        return hand_over(module, JOIN_COLUMN, &values, 1);
-    }
-    Py_ssize_t count = PyList_GET_SIZE(values);
-    if (count >= INT32_MAX / 4) {
-        return hand_over(module, JOIN_COLUMN, &values, 1);
-    }
-    PyObject *offsets = PyBytes_FromStringAndSize(NULL, 4 * (count + 1));
-    if (offsets == NULL) {
-        return NULL;
-    }
-    /* Bytes objects are not tracked, so neither this nor the next allocation runs the collector,
-       and the list stays as it is from here to the end. */
-    char *offset_at = PyBytes_AS_STRING(offsets);
-    int32_t end = 0;
-    memcpy(offset_at, &end, 4);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *value = PyList_GET_ITEM(values, i);
-        if (!PyBytes_CheckExact(value) || PyBytes_GET_SIZE(value) > INT32_MAX - end) {
-            Py_DECREF(offsets);
-            return hand_over(module, JOIN_COLUMN, &values, 1);
-        }
-        end += (int32_t)PyBytes_GET_SIZE(value);
-        memcpy(offset_at + 4 * (i + 1), &end, 4);
-    }
-    PyObject *data = PyBytes_FromStringAndSize(NULL, end);
-    if (data == NULL) {
-        Py_DECREF(offsets);
-        return NULL;
-    }
-    char *at = PyBytes_AS_STRING(data);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *value = PyList_GET_ITEM(values, i);
-        Py_ssize_t size = PyBytes_GET_SIZE(value);
-        memcpy(at, PyBytes_AS_STRING(value), (size_t)size);
-        at += size;
-    }
-    PyObject *result = PyTuple_Pack(2, offsets, data);
-    Py_DECREF(offsets);
-    Py_DECREF(data);
-    return result;
 }
 
 /* Bytes as a memoryview of int64; takes the reference over. */
@@ -699,6 +647,7 @@ make_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 #define BLOCKS 2
 #define HAS_TIMESTAMPS 1
 #define HAS_KEYS 2
+#define HAS_NULL_KEYS 4
 #define CRC_START 8
 #define BODY_BYTES_MAX (32 << 20)
 #define RECORD_COUNT_MAX (1 << 20)
@@ -727,11 +676,6 @@ _Static_assert(offsetof(FrameHeader, durable_offset) == 56, "no padding");
 #define BLOCK_BYTES 4096
 _Static_assert(BLOCK_BYTES % WORD_BYTES == 0, "the CRC here takes whole words");
 
-/* Where things are in a frame without keys. */
-typedef struct {
-    Py_ssize_t times_at, checks_at, values_at;
-} Places;
-
 static inline Py_ssize_t
 padded(Py_ssize_t size)
 {
@@ -744,13 +688,35 @@ block_count(Py_ssize_t values_size)
     return (values_size + BLOCK_BYTES - 1) / BLOCK_BYTES;
 }
 
+/* How much of everything a frame has; the bytes of its values and keys without what pads them. */
+typedef struct {
+    Py_ssize_t count, values_size, keys_size;
+    unsigned attributes;
+    bool has_checks;
+} Shape;
+
+/* Where its columns are. */
+typedef struct {
+    Py_ssize_t times_at, validity_at, key_offsets_at, key_data_at, checks_at, values_at;
+} Places;
+
 static Places
-lay_out(Py_ssize_t count, bool has_times, Py_ssize_t check_count)
+lay_out(const Shape *shape)
 {
     Places places;
-    places.times_at = (Py_ssize_t)sizeof(FrameHeader) + padded(4 * (count + 1));
-    places.checks_at = places.times_at + (has_times ? 8 * count : 0);
-    places.values_at = places.checks_at + padded(4 * check_count);
+    Py_ssize_t offsets_size = padded(4 * (shape->count + 1));
+    Py_ssize_t position = (Py_ssize_t)sizeof(FrameHeader) + offsets_size;
+    places.times_at = position;
+    position += shape->attributes & HAS_TIMESTAMPS ? 8 * shape->count : 0;
+    places.validity_at = position;
+    position += shape->attributes & HAS_NULL_KEYS ? padded((shape->count + 7) / 8) : 0;
+    places.key_offsets_at = position;
+    position += shape->attributes & HAS_KEYS ? offsets_size : 0;
+    places.key_data_at = position;
+    position += padded(shape->keys_size);
+    places.checks_at = position;
+    position += shape->has_checks ? padded(4 * block_count(padded(shape->values_size))) : 0;
+    places.values_at = position;
     return places;
 }
 
@@ -770,118 +736,205 @@ store_checks(char *at, const char *values, Py_ssize_t size)
     }
 }
 
-/* A frame without keys; NULL, perhaps with an exception, where anything is not plain. `header` has
-   what does not depend on the records. No allocation here runs the collector (bytes are not
-   tracked), so the lists stay as they are. */
+/* A frame in the making. */
+typedef struct {
+    PyObject *bytes;
+    char *data;
+    Shape shape;
+    Places places;
+} Frame;
+
+/* A frame with nothing in it but the zeros behind its columns; false, perhaps with an exception,
+   where it would be too large. Bytes are not tracked, so the collector does not run here. */
+static bool
+start_frame(Frame *frame, Shape shape)
+{
+    Py_ssize_t values_size = padded(shape.values_size);
+    shape.has_checks = shape.count > 1 && values_size > BLOCK_BYTES;
+    Places places = lay_out(&shape);
+    Py_ssize_t size = places.values_at + values_size;
+    if (size - (Py_ssize_t)sizeof(FrameHeader) > UINT32_MAX) {
+        return false;
+    }
+    frame->bytes = PyBytes_FromStringAndSize(NULL, size);
+    if (frame->bytes == NULL) {
+        return false;
+    }
+    frame->data = PyBytes_AS_STRING(frame->bytes);
+    frame->shape = shape;
+    frame->places = places;
+    memset(frame->data + places.times_at - WORD_BYTES, 0, WORD_BYTES);
+    if (shape.attributes & HAS_KEYS) {
+        memset(frame->data + places.validity_at, 0,
+               (size_t)(places.key_offsets_at - places.validity_at));
+        memset(frame->data + places.key_data_at - WORD_BYTES, 0, WORD_BYTES);
+        pad(frame->data + places.key_data_at + shape.keys_size, shape.keys_size);
+    }
+    if (shape.has_checks) {
+        memset(frame->data + places.values_at - WORD_BYTES, 0, WORD_BYTES);
+    }
+    pad(frame->data + places.values_at + shape.values_size, shape.values_size);
+    return true;
+}
+
+/* Its checks and its header, once its columns are there; `header` has what does not depend on the
+   shape. */
 static PyObject *
-join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *times,
-             FrameHeader header)
+finish_frame(const Frame *frame, FrameHeader header)
+{
+    const Shape *shape = &frame->shape;
+    Py_ssize_t size = PyBytes_GET_SIZE(frame->bytes), covered = size;
+    if (shape->has_checks) {
+        covered = frame->places.values_at;
+        store_checks(frame->data + frame->places.checks_at, frame->data + covered, size - covered);
+    }
+    header.magic = FRAME_MAGIC;
+    header.body_bytes = (uint32_t)(size - (Py_ssize_t)sizeof header);
+    header.record_count = (uint32_t)shape->count;
+    header.attributes = (uint16_t)shape->attributes;
+    header.version = shape->has_checks ? BLOCKS : WHOLE;
+    memcpy(frame->data, &header, sizeof header);
+    header.crc = crc32c((const unsigned char *)frame->data + CRC_START,
+                        (size_t)(covered - CRC_START));
+    memcpy(frame->data, &header, CRC_START);
+    return Py_BuildValue("LLN", (long long)header.min_timestamp, (long long)header.max_timestamp,
+                         frame->bytes);
+}
+
+static inline void
+store_int32(char *at, int32_t number)
+{
+    memcpy(at, &number, sizeof number);
+}
+
+static inline void
+set_valid(const Frame *frame, Py_ssize_t index)
+{
+    frame->data[frame->places.validity_at + index / 8] |= (char)(1 << index % 8);
+}
+
+/* The bytes of all items together, of which only keys may be None; -1 where one is not plain. */
+static int64_t
+size_of_items(PyObject *items, Py_ssize_t start, Py_ssize_t stop, bool are_keys, bool *has_nulls)
 {
     int64_t size = 0;
     for (Py_ssize_t i = start; i < stop; i++) {
-        PyObject *value = PyList_GET_ITEM(values, i);
-        if (!PyBytes_CheckExact(value) || PyBytes_GET_SIZE(value) > INT32_MAX - size) {
-            return NULL;
+        PyObject *item = PyList_GET_ITEM(items, i);
+        if (are_keys && item == Py_None) {
+            *has_nulls = true;
         }
-        size += PyBytes_GET_SIZE(value);
+        else if (!PyBytes_CheckExact(item) || PyBytes_GET_SIZE(item) > INT32_MAX - size) {
+            return -1;
+        }
+        else {
+            size += PyBytes_GET_SIZE(item);
+        }
     }
-    Py_ssize_t count = stop - start;
-    Py_ssize_t values_size = padded((Py_ssize_t)size);
-    bool has_times = header.min_timestamp != header.max_timestamp;
-    bool has_checks = count > 1 && values_size > BLOCK_BYTES;
-    Places places = lay_out(count, has_times, has_checks ? block_count(values_size) : 0);
-    Py_ssize_t body_size = places.values_at - (Py_ssize_t)sizeof header + values_size;
-    if (body_size > UINT32_MAX) {
-        return NULL;
-    }
-    PyObject *frame = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)sizeof header + body_size);
-    if (frame == NULL) {
-        return NULL;
-    }
-    char *data = PyBytes_AS_STRING(frame), *at = data + sizeof header;
+    return size;
+}
+
+/* Items that were measured, as a column. */
+static void
+store_items(PyObject *items, Py_ssize_t start, Py_ssize_t stop, char *offset_at, char *at)
+{
     int32_t end = 0;
-    memcpy(at, &end, 4);
-    char *value_at = data + places.values_at;
+    store_int32(offset_at, end);
     for (Py_ssize_t i = start; i < stop; i++) {
-        PyObject *value = PyList_GET_ITEM(values, i);
-        Py_ssize_t value_size = PyBytes_GET_SIZE(value);
-        memcpy(value_at, PyBytes_AS_STRING(value), (size_t)value_size);
-        value_at += value_size;
-        end += (int32_t)value_size;
-        at += 4;
-        memcpy(at, &end, 4);
+        PyObject *item = PyList_GET_ITEM(items, i);
+        if (item != Py_None) {
+            Py_ssize_t size = PyBytes_GET_SIZE(item);
+            memcpy(at, PyBytes_AS_STRING(item), (size_t)size);
+            at += size;
+            end += (int32_t)size;
+        }
+        offset_at += 4;
+        store_int32(offset_at, end);
     }
-    pad(value_at, end);
-    pad(at + 4, 4 * (count + 1));
-    at = data + places.times_at;
+}
+
+/* NULL, perhaps with an exception, where anything is not plain. `keys` is NULL where there are
+   none. No allocation here runs the collector, so the lists stay as they are. */
+static PyObject *
+join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *times,
+             PyObject *keys, FrameHeader header)
+{
+    bool has_nulls = false;
+    int64_t size = size_of_items(values, start, stop, false, &has_nulls);
+    int64_t keys_size = keys == NULL ? 0 : size_of_items(keys, start, stop, true, &has_nulls);
+    if (size < 0 || keys_size < 0) {
+        return NULL;
+    }
+    bool has_times = header.min_timestamp != header.max_timestamp;
+    Shape shape = {
+        .count = stop - start,
+        .values_size = (Py_ssize_t)size,
+        .keys_size = (Py_ssize_t)keys_size,
+        .attributes = (has_times ? HAS_TIMESTAMPS : 0u) | (keys != NULL ? HAS_KEYS : 0u) |
+                      (has_nulls ? HAS_NULL_KEYS : 0u),
+    };
+    Frame frame;
+    if (!start_frame(&frame, shape)) {
+        return NULL;
+    }
+    const Places *places = &frame.places;
+    store_items(values, start, stop, frame.data + sizeof header, frame.data + places->values_at);
+    if (keys != NULL) {
+        store_items(keys, start, stop, frame.data + places->key_offsets_at,
+                    frame.data + places->key_data_at);
+    }
+    for (Py_ssize_t i = start; has_nulls && i < stop; i++) {
+        if (PyList_GET_ITEM(keys, i) != Py_None) {
+            set_valid(&frame, i - start);
+        }
+    }
+    char *time_at = frame.data + places->times_at;
     for (Py_ssize_t i = start; has_times && i < stop; i++) {
         int64_t time = times->list == NULL ? stored_time(times, i)
                                            : PyLong_AsLongLong(PyList_GET_ITEM(times->list, i));
-        memcpy(at, &time, 8);
-        at += 8;
+        memcpy(time_at, &time, 8);
+        time_at += 8;
     }
-    Py_ssize_t covered = places.values_at;
-    if (has_checks) {
-        at = data + places.checks_at;
-        store_checks(at, data + places.values_at, values_size);
-        pad(at + 4 * block_count(values_size), 4 * block_count(values_size));
-    }
-    else {
-        covered += values_size;
-    }
-    header.magic = FRAME_MAGIC;
-    header.body_bytes = (uint32_t)body_size;
-    header.record_count = (uint32_t)count;
-    header.attributes = has_times ? HAS_TIMESTAMPS : 0;
-    header.version = has_checks ? BLOCKS : WHOLE;
-    memcpy(data, &header, sizeof header);
-    header.crc = crc32c((const unsigned char *)data + CRC_START, (size_t)(covered - CRC_START));
-    memcpy(data, &header, CRC_START);
-    return frame;
+    return finish_frame(&frame, header);
 }
 
 PyDoc_STRVAR(join_frame_doc,
-             "join_frame($module, values, ends, start, stop, timestamps, base_offset,\n"
+             "join_frame($module, values, ends, start, stop, timestamps, keys, base_offset,\n"
              "           append_time, log_tag, durable_offset, /)\n--\n\n"
              "As segstore.format.framejoin.join_frame; `ends` is not needed.");
 
 static PyObject *
 join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!has_arguments("join_frame", nargs, 9)) {
+    if (!has_arguments("join_frame", nargs, 10)) {
         return NULL;
     }
-    PyObject *values = args[0], *frame = NULL;
+    PyObject *values = args[0], *keys = args[5] == Py_None ? NULL : args[5], *joined = NULL;
     int64_t start, stop, base_offset, append_time, log_tag, durable_offset;
     FrameHeader header = {0};
     if (PyList_CheckExact(values) && is_int64(args[2], &start) && is_int64(args[3], &stop) &&
         0 <= start && start < stop && stop <= PyList_GET_SIZE(values) &&
-        stop - start < INT32_MAX / 4 && is_int64(args[5], &base_offset) && base_offset >= 0 &&
-        is_int64(args[6], &append_time) && is_int64(args[7], &log_tag) && log_tag >= 0 &&
-        log_tag <= UINT32_MAX && is_int64(args[8], &durable_offset) && durable_offset >= 0) {
+        (keys == NULL || (PyList_CheckExact(keys) && stop <= PyList_GET_SIZE(keys))) &&
+        stop - start < INT32_MAX / 4 && is_int64(args[6], &base_offset) && base_offset >= 0 &&
+        is_int64(args[7], &append_time) && is_int64(args[8], &log_tag) && log_tag >= 0 &&
+        log_tag <= UINT32_MAX && is_int64(args[9], &durable_offset) && durable_offset >= 0) {
         header.base_offset = (uint64_t)base_offset;
         header.append_time = append_time;
         header.log_tag = (uint32_t)log_tag;
         header.durable_offset = (uint64_t)durable_offset;
         Times times;
-        int64_t lowest, highest;
         if (open_times(&times, args[4]) &&
-            time_range(&times, (Py_ssize_t)start, (Py_ssize_t)stop, &lowest, &highest)) {
-            header.min_timestamp = lowest;
-            header.max_timestamp = highest;
-            frame = join_checked(values, (Py_ssize_t)start, (Py_ssize_t)stop, &times, header);
+            time_range(&times, (Py_ssize_t)start, (Py_ssize_t)stop, &header.min_timestamp,
+                       &header.max_timestamp)) {
+            joined = join_checked(values, (Py_ssize_t)start, (Py_ssize_t)stop, &times, keys,
+                                  header);
         }
         close_times(&times);
     }
-    if (frame != NULL) {
-        return Py_BuildValue("LLN", (long long)header.min_timestamp,
-                             (long long)header.max_timestamp, frame);
-    }
-    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
-        return NULL;
+    if (joined != NULL || (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError))) {
+        return joined;
     }
     PyErr_Clear();
-    return hand_over(module, JOIN_FRAME, args, 9);
+    return hand_over(module, JOIN_FRAME, args, 10);
 }
 
 /* Where things are in a frame of version BLOCKS without keys, by the head of it. */
@@ -917,9 +970,10 @@ lay_out_head(const char *data, Py_ssize_t size, Head *head, Py_ssize_t *wanted)
     if (end < 0) {
         return ASK_PYTHON;
     }
+    Shape shape = {.count = count, .values_size = end, .attributes = header->attributes,
+                   .has_checks = true};
     head->values_size = padded((Py_ssize_t)end);
-    head->places =
-        lay_out(count, header->attributes & HAS_TIMESTAMPS, block_count(head->values_size));
+    head->places = lay_out(&shape);
     *wanted = head->places.values_at;
     if (*wanted + head->values_size !=
         (Py_ssize_t)sizeof *header + (Py_ssize_t)header->body_bytes) {
@@ -1143,6 +1197,48 @@ release_memory(Memory *memory)
     memory->size = 0;
 }
 
+/* One record in memory, up to the drain. */
+typedef struct {
+    int64_t time;
+    int32_t value_end;     /* of the values up to this one */
+    uint32_t key_end : 31; /* of the keys */
+    uint32_t has_key : 1;
+} Staged;
+
+/* Bytes that grow at their end. */
+typedef struct {
+    char *data;
+    Py_ssize_t size, capacity;
+} Column;
+
+/* Room for so many more, and some memory even for none; false with an exception without any. */
+static bool
+reserve(Column *column, Py_ssize_t more)
+{
+    if (more < column->capacity - column->size) {
+        return true;
+    }
+    Py_ssize_t capacity = column->size + more;
+    if (more <= INT32_MAX - column->size) {
+        capacity += capacity / 2 + 1024;
+        char *data = PyMem_Realloc(column->data, (size_t)capacity);
+        if (data != NULL) {
+            column->data = data;
+            column->capacity = capacity;
+            return true;
+        }
+    }
+    PyErr_NoMemory();
+    return false;
+}
+
+static inline void
+extend(Column *column, const void *data, Py_ssize_t size)
+{
+    memcpy(column->data + column->size, data, (size_t)size);
+    column->size += size;
+}
+
 typedef struct {
     PyObject_HEAD
     Memory view;
@@ -1150,11 +1246,12 @@ typedef struct {
     PyObject *append_slowly;
     PyObject *ring;
     PyObject *keyword_names;
-    PyObject *values; /* a list */
-    PyObject *keys;   /* a dict: the places among the values of those that have one */
-    int64_t *times;   /* of the values; plain numbers, which nobody but the drain ever looks at */
-    Py_ssize_t times_count;
-    Py_ssize_t times_capacity;
+    /* What is staged, as columns: the drain copies them and does no more. (References to the values
+       would have it look at each of them again, when they are no longer in the cache.) */
+    Column records; /* of Staged */
+    Column values;
+    Column keys;
+    bool has_keys;
     Py_ssize_t position;
     Py_ssize_t limit;
     uint64_t next_offset;
@@ -1178,12 +1275,18 @@ head_size(PyObject *key)
     return key == NULL ? offsetof(SmallFrame, key_start) : sizeof(SmallFrame);
 }
 
+static inline Py_ssize_t
+size_of_key(PyObject *key)
+{
+    return key == NULL ? 0 : PyBytes_GET_SIZE(key);
+}
+
 /* The size of a frame of one record; -1 where it is above `room`. */
 static inline Py_ssize_t
 frame_size(PyObject *value, PyObject *key, Py_ssize_t room)
 {
     Py_ssize_t value_size = PyBytes_GET_SIZE(value);
-    Py_ssize_t key_size = key == NULL ? 0 : PyBytes_GET_SIZE(key);
+    Py_ssize_t key_size = size_of_key(key);
     /* Neither sum overflows: the room is that of a mapping, and far below what the offsets hold. */
     if (value_size > room || key_size > room || room > INT32_MAX) {
         return -1;
@@ -1216,25 +1319,6 @@ publish(unsigned char *at, uint64_t magic_and_crc)
     }
 }
 
-/* Room for more times; false with an exception if there is none. */
-static bool
-reserve_times(TailBuffer *self, Py_ssize_t count)
-{
-    Py_ssize_t needed = self->times_count + count;
-    if (needed <= self->times_capacity) {
-        return true;
-    }
-    Py_ssize_t capacity = needed + needed / 2 + 64;
-    int64_t *times = PyMem_Realloc(self->times, (size_t)capacity * sizeof *times);
-    if (times == NULL) {
-        PyErr_NoMemory();
-        return false;
-    }
-    self->times = times;
-    self->times_capacity = capacity;
-    return true;
-}
-
 /* A value or a key, padded; where the next goes. */
 static unsigned char *
 store_bytes(unsigned char *at, PyObject *bytes)
@@ -1245,46 +1329,50 @@ store_bytes(unsigned char *at, PyObject *bytes)
     return at + padded(size);
 }
 
-/* Keep a record for the drain; false with an exception, and nothing kept, where that fails. */
 static bool
+reserve_all(TailBuffer *self, Py_ssize_t count, Py_ssize_t values_size, Py_ssize_t keys_size)
+{
+    return reserve(&self->records, count * (Py_ssize_t)sizeof(Staged)) &&
+           reserve(&self->values, values_size) && reserve(&self->keys, keys_size);
+}
+
+/* Keep a record for the drain, for which there is room. */
+static void
 stage_one(TailBuffer *self, PyObject *value, PyObject *key, int64_t time)
 {
-    PyObject *place = NULL;
-    if (!reserve_times(self, 1)) {
-        return false;
-    }
+    extend(&self->values, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value));
     if (key != NULL) {
-        place = PyLong_FromSsize_t(PyList_GET_SIZE(self->values));
-        if (place == NULL || PyDict_SetItem(self->keys, place, key) < 0) {
-            Py_XDECREF(place);
-            return false;
-        }
+        extend(&self->keys, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key));
+        self->has_keys = true;
     }
-    bool is_staged = PyList_Append(self->values, value) == 0;
-    if (is_staged) {
-        self->times[self->times_count++] = time;
-    }
-    else if (place != NULL) {
-        PyObject *type, *error, *trace;
-        PyErr_Fetch(&type, &error, &trace);
-        PyDict_DelItem(self->keys, place);
-        PyErr_Restore(type, error, trace);
-    }
-    Py_XDECREF(place);
-    return is_staged;
+    Staged record = {
+        .time = time,
+        .value_end = (int32_t)self->values.size,
+        .key_end = (uint32_t)self->keys.size & INT32_MAX,
+        .has_key = key != NULL,
+    };
+    extend(&self->records, &record, sizeof record);
+}
+
+static inline Py_ssize_t
+staged_count(const TailBuffer *self)
+{
+    return self->records.size / (Py_ssize_t)sizeof(Staged);
 }
 
 /* `key` is NULL for a record without one; `size` is that of the frame. */
 static PyObject *
 append_plain(TailBuffer *self, PyObject *value, PyObject *key, int64_t time, Py_ssize_t size)
 {
-    PyObject *offset = PyLong_FromUnsignedLongLong(self->next_offset);
-    /* Staged first, because that can fail; nothing below can, so that what is staged and the
-       frames never differ. */
-    if (offset == NULL || !stage_one(self, value, key, time)) {
-        Py_XDECREF(offset);
+    /* What can fail comes first, so that what is staged and the frames never differ. */
+    if (!reserve_all(self, 1, PyBytes_GET_SIZE(value), size_of_key(key))) {
         return NULL;
     }
+    PyObject *offset = PyLong_FromUnsignedLongLong(self->next_offset);
+    if (offset == NULL) {
+        return NULL;
+    }
+    stage_one(self, value, key, time);
     SmallFrame frame = {
         .header.body_bytes = (uint32_t)(size - (Py_ssize_t)sizeof frame.header),
         .header.record_count = 1,
@@ -1443,61 +1531,187 @@ TailBuffer_store(TailBuffer *self, PyObject *frame)
 }
 
 PyDoc_STRVAR(stage_doc,
-             "stage($self, values, timestamps, /)\n--\n\n"
+             "stage($self, values, timestamps, keys, /)\n--\n\n"
              "Keep records for the drain whose frame was stored; all of them or none.");
 
 static PyObject *
 TailBuffer_stage(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!has_arguments("stage", nargs, 2)) {
+    if (!has_arguments("stage", nargs, 3)) {
         return NULL;
     }
-    if (!PyList_CheckExact(args[0]) || !PyList_CheckExact(args[1]) ||
-        PyList_GET_SIZE(args[0]) != PyList_GET_SIZE(args[1])) {
-        PyErr_SetString(PyExc_ValueError, "values and timestamps are lists of the same length");
-        return NULL;
-    }
-    Py_ssize_t count = PyList_GET_SIZE(args[0]);
-    if (!reserve_times(self, count)) {
+    PyObject *values = args[0], *times = args[1], *keys = args[2] == Py_None ? NULL : args[2];
+    Py_ssize_t count = PyList_CheckExact(values) ? PyList_GET_SIZE(values) : -1;
+    if (count < 0 || !PyList_CheckExact(times) || PyList_GET_SIZE(times) != count ||
+        (keys != NULL && (!PyList_CheckExact(keys) || PyList_GET_SIZE(keys) != count))) {
+        PyErr_SetString(PyExc_ValueError, "there must be as many timestamps and keys as values");
         return NULL;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *item = PyList_GET_ITEM(args[1], i);
-        if (!PyLong_Check(item)) { /* and so no __index__ runs, which could append meanwhile */
+        /* An int, and so no __index__ runs, which could append meanwhile. */
+        PyObject *time = PyList_GET_ITEM(times, i);
+        if (!PyLong_Check(time)) {
             PyErr_SetString(PyExc_TypeError, "a timestamp is not an int");
             return NULL;
         }
-        int64_t time = PyLong_AsLongLong(item);
-        if (time == -1 && PyErr_Occurred()) {
+        if (PyLong_AsLongLong(time) == -1 && PyErr_Occurred()) {
             return NULL;
         }
-        self->times[self->times_count + i] = time;
     }
-    Py_ssize_t end = PyList_GET_SIZE(self->values);
-    if (PyList_SetSlice(self->values, end, end, args[0]) < 0) {
+    bool has_nulls = false;
+    int64_t size = size_of_items(values, 0, count, false, &has_nulls);
+    int64_t keys_size = keys == NULL ? 0 : size_of_items(keys, 0, count, true, &has_nulls);
+    if (size < 0 || keys_size < 0) {
+        PyErr_SetString(PyExc_TypeError, "a value or a key is not bytes");
         return NULL;
     }
-    self->times_count += count;
+    if (!reserve_all(self, count, (Py_ssize_t)size, (Py_ssize_t)keys_size)) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *key = keys == NULL ? Py_None : PyList_GET_ITEM(keys, i);
+        stage_one(self, PyList_GET_ITEM(values, i), key == Py_None ? NULL : key,
+                  PyLong_AsLongLong(PyList_GET_ITEM(times, i)));
+    }
     Py_RETURN_NONE;
 }
 
-static int
+/* How many bytes the first 0, 1, 2 ... staged values or keys take. */
+static PyObject *
+ends_of(const TailBuffer *self, bool of_keys)
+{
+    Py_ssize_t count = staged_count(self);
+    PyObject *ends = PyBytes_FromStringAndSize(NULL, 8 * (count + 1));
+    if (ends == NULL) {
+        return NULL;
+    }
+    const Staged *records = (const Staged *)self->records.data;
+    char *at = PyBytes_AS_STRING(ends);
+    int64_t end = 0;
+    memcpy(at, &end, 8);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        end = of_keys ? (int64_t)records[i].key_end : records[i].value_end;
+        memcpy(at + 8 * (i + 1), &end, 8);
+    }
+    return as_numbers(ends);
+}
+
+PyDoc_STRVAR(ends_doc, "ends($self, /)\n--\n\n"
+                       "How many bytes the first 0, 1, 2 ... staged values take, and the keys if\n"
+                       "there are any.");
+
+static PyObject *
+TailBuffer_ends(TailBuffer *self, PyObject *Py_UNUSED(nothing))
+{
+    bool has_keys = self->has_keys;
+    PyObject *of_values = ends_of(self, false);
+    PyObject *of_keys = has_keys && of_values != NULL ? ends_of(self, true) : NULL;
+    if (of_values == NULL || (has_keys && of_keys == NULL)) {
+        Py_XDECREF(of_values);
+        return NULL;
+    }
+    return has_keys ? Py_BuildValue("(NN)", of_values, of_keys) : Py_BuildValue("(N)", of_values);
+}
+
+/* The frame of the staged records from `start` to below `stop`. */
+static PyObject *
+join_staged(const TailBuffer *self, Py_ssize_t start, Py_ssize_t stop, uint64_t base_offset)
+{
+    static const Staged nothing;
+    const Staged *records = (const Staged *)self->records.data + start;
+    const Staged *before = start == 0 ? &nothing : records - 1;
+    Shape shape = {.count = stop - start};
+    const Staged *last = records + shape.count - 1;
+    shape.values_size = last->value_end - before->value_end;
+    shape.keys_size = (Py_ssize_t)last->key_end - (Py_ssize_t)before->key_end;
+    shape.attributes = self->has_keys ? HAS_KEYS : 0;
+    FrameHeader header = {
+        .base_offset = base_offset,
+        .append_time = self->append_time,
+        .min_timestamp = INT64_MAX,
+        .max_timestamp = INT64_MIN,
+        .log_tag = self->log_tag,
+        .durable_offset = self->durable_offset,
+    };
+    for (Py_ssize_t i = 0; i < shape.count; i++) {
+        int64_t time = records[i].time;
+        header.min_timestamp = time < header.min_timestamp ? time : header.min_timestamp;
+        header.max_timestamp = time > header.max_timestamp ? time : header.max_timestamp;
+        if (self->has_keys && !records[i].has_key) {
+            shape.attributes |= HAS_NULL_KEYS;
+        }
+    }
+    bool has_times = header.min_timestamp != header.max_timestamp;
+    shape.attributes |= has_times ? HAS_TIMESTAMPS : 0u;
+    Frame frame;
+    if (!start_frame(&frame, shape)) {
+        return PyErr_Occurred() ? NULL : PyErr_NoMemory();
+    }
+    const Places *places = &frame.places;
+    char *offset_at = frame.data + sizeof header;
+    store_int32(offset_at, 0);
+    for (Py_ssize_t i = 0; i < shape.count; i++) {
+        store_int32(offset_at + 4 * (i + 1), records[i].value_end - before->value_end);
+    }
+    char *time_at = frame.data + places->times_at;
+    for (Py_ssize_t i = 0; has_times && i < shape.count; i++) {
+        memcpy(time_at + 8 * i, &records[i].time, 8);
+    }
+    offset_at = frame.data + places->key_offsets_at;
+    if (self->has_keys) {
+        store_int32(offset_at, 0);
+    }
+    for (Py_ssize_t i = 0; self->has_keys && i < shape.count; i++) {
+        store_int32(offset_at + 4 * (i + 1), (int32_t)(records[i].key_end - before->key_end));
+        if (shape.attributes & HAS_NULL_KEYS && records[i].has_key) {
+            set_valid(&frame, i);
+        }
+    }
+    memcpy(frame.data + places->key_data_at, self->keys.data + before->key_end,
+           (size_t)shape.keys_size);
+    memcpy(frame.data + places->values_at, self->values.data + before->value_end,
+           (size_t)shape.values_size);
+    return finish_frame(&frame, header);
+}
+
+PyDoc_STRVAR(tail_join_frame_doc,
+             "join_frame($self, start, stop, base_offset, /)\n--\n\n"
+             "The frame of the staged records from `start` to below `stop`.");
+
+static PyObject *
+TailBuffer_join_frame(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (!has_arguments("join_frame", nargs, 3)) {
+        return NULL;
+    }
+    Py_ssize_t start = PyLong_AsSsize_t(args[0]);
+    Py_ssize_t stop = PyErr_Occurred() ? -1 : PyLong_AsSsize_t(args[1]);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    if (!PyLong_Check(args[2])) {
+        PyErr_SetString(PyExc_TypeError, "an offset is an int");
+        return NULL;
+    }
+    unsigned long long base_offset = PyLong_AsUnsignedLongLong(args[2]);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    /* Asked last: to make an int of something may run Python, and that may append or restart. */
+    if (start < 0 || stop <= start || stop > staged_count(self)) {
+        PyErr_Format(PyExc_ValueError, "there are no records %zd to %zd among %zd", start, stop,
+                     staged_count(self));
+        return NULL;
+    }
+    return join_staged(self, start, stop, base_offset);
+}
+
+static void
 start_over(TailBuffer *self)
 {
-    PyObject *values = PyList_New(0), *keys = PyDict_New();
-    if (values == NULL || keys == NULL) {
-        Py_XDECREF(values);
-        Py_XDECREF(keys);
-        return -1;
-    }
-    self->times_count = 0;
+    self->records.size = self->values.size = self->keys.size = 0;
+    self->has_keys = false;
     self->position = FRAMES_POSITION;
-    PyObject *old_values = self->values, *old_keys = self->keys;
-    self->values = values;
-    self->keys = keys;
-    Py_XDECREF(old_values);
-    Py_XDECREF(old_keys);
-    return 0;
 }
 
 static void
@@ -1525,9 +1739,7 @@ PyDoc_STRVAR(restart_doc,
 static PyObject *
 TailBuffer_restart(TailBuffer *self, PyObject *Py_UNUSED(nothing))
 {
-    if (start_over(self) < 0) {
-        return NULL;
-    }
+    start_over(self);
     Py_RETURN_NONE;
 }
 
@@ -1557,10 +1769,8 @@ TailBuffer_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     self->ring = Py_NewRef(ring);
     self->keyword_names = Py_BuildValue("(sss)", argument_names[KEY], argument_names[TIMESTAMP],
                                         argument_names[DURABILITY]);
-    if (self->keyword_names == NULL || start_over(self) < 0) {
-        goto error;
-    }
-    if (!open_memory(&self->view, view, PyBUF_CONTIG) ||
+    start_over(self);
+    if (self->keyword_names == NULL || !open_memory(&self->view, view, PyBUF_CONTIG) ||
         !open_memory(&self->bell, bell, PyBUF_CONTIG_RO)) {
         goto error;
     }
@@ -1587,8 +1797,6 @@ TailBuffer_traverse(TailBuffer *self, visitproc visit, void *arg)
     Py_VISIT(self->bell.holder.obj);
     Py_VISIT(self->append_slowly);
     Py_VISIT(self->ring);
-    Py_VISIT(self->values);
-    Py_VISIT(self->keys);
     return 0;
 }
 
@@ -1608,9 +1816,9 @@ TailBuffer_dealloc(TailBuffer *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     TailBuffer_clear(self);
-    Py_CLEAR(self->values);
-    Py_CLEAR(self->keys);
-    PyMem_Free(self->times);
+    PyMem_Free(self->records.data);
+    PyMem_Free(self->values.data);
+    PyMem_Free(self->keys.data);
     Py_CLEAR(self->keyword_names);
     release_buffers(self);
     type->tp_free((PyObject *)self);
@@ -1728,23 +1936,15 @@ set_append_time(TailBuffer *self, PyObject *value, void *Py_UNUSED(closure))
 }
 
 static PyObject *
-get_values(TailBuffer *self, void *Py_UNUSED(closure))
+get_staged_count(TailBuffer *self, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(self->values);
+    return PyLong_FromSsize_t(staged_count(self));
 }
 
 static PyObject *
-get_keys(TailBuffer *self, void *Py_UNUSED(closure))
+get_has_keys(TailBuffer *self, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(self->keys);
-}
-
-static PyObject *
-get_timestamps(TailBuffer *self, void *Py_UNUSED(closure))
-{
-    Py_ssize_t size = self->times_count * (Py_ssize_t)sizeof *self->times;
-    PyObject *bytes = PyBytes_FromStringAndSize((const char *)self->times, size);
-    return bytes == NULL ? NULL : as_numbers(bytes);
+    return PyBool_FromLong(self->has_keys);
 }
 
 #define FIELD(name) ((void *)offsetof(TailBuffer, name))
@@ -1756,9 +1956,8 @@ static PyGetSetDef tail_buffer_attributes[] = {
     {"next_offset", (getter)get_unsigned, (setter)set_unsigned, NULL, FIELD(next_offset)},
     {"durable_offset", (getter)get_unsigned, (setter)set_unsigned, NULL, FIELD(durable_offset)},
     {"append_time", (getter)get_append_time, (setter)set_append_time, NULL, NULL},
-    {"values", (getter)get_values, NULL, NULL, NULL},
-    {"keys", (getter)get_keys, NULL, NULL, NULL},
-    {"timestamps", (getter)get_timestamps, NULL, NULL, NULL},
+    {"staged_count", (getter)get_staged_count, NULL, NULL, NULL},
+    {"has_keys", (getter)get_has_keys, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -1770,6 +1969,8 @@ static PyMethodDef tail_buffer_methods[] = {
     {"has_room", METHOD(TailBuffer_has_room), METH_O, has_room_doc},
     {"store", METHOD(TailBuffer_store), METH_O, store_doc},
     {"stage", METHOD(TailBuffer_stage), METH_FASTCALL, stage_doc},
+    {"ends", METHOD(TailBuffer_ends), METH_NOARGS, ends_doc},
+    {"join_frame", METHOD(TailBuffer_join_frame), METH_FASTCALL, tail_join_frame_doc},
     {"restart", METHOD(TailBuffer_restart), METH_NOARGS, restart_doc},
     {"release", METHOD(TailBuffer_release), METH_NOARGS, release_doc},
     {NULL, NULL, 0, NULL},
@@ -1855,7 +2056,6 @@ kernel_free(void *module)
 
 static PyMethodDef kernel_functions[] = {
     {"decode_head", METHOD(decode_head), METH_FASTCALL, decode_head_doc},
-    {"join_column", METHOD(join_column), METH_O, join_column_doc},
     {"join_frame", METHOD(join_frame), METH_FASTCALL, join_frame_doc},
     {"measure", METHOD(measure), METH_O, measure_doc},
     {"read_record", METHOD(read_record), METH_FASTCALL, read_record_doc},

@@ -8,7 +8,6 @@ from segstore.errors import RecordTooLargeError, UnsupportedFormatError
 from segstore.format.batch import RecordBatch, are_values_intact, is_head_intact
 from segstore.format.buffers import Buffer
 from segstore.format.checksum import crc32c
-from segstore.format.framejoin import assemble_frame
 from segstore.format.framelayout import (
     BLOCKS,
     BODY_BYTES_MAX,
@@ -16,8 +15,6 @@ from segstore.format.framelayout import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
     FRAME_MAGIC_BYTES,
-    HAS_KEYS,
-    HAS_NULL_KEYS,
     HEADER,
     KNOWN_ATTRIBUTES,
     MISMATCH,
@@ -28,7 +25,7 @@ from segstore.format.framelayout import (
     Invalid,
     NeedData,
 )
-from segstore.format.kernel import join_column, join_frame
+from segstore.format.kernel import join_frame
 from segstore.format.names import OFFSET_MAX
 from segstore.format.salvage import HoledBatch, find_holes
 
@@ -74,52 +71,24 @@ def encode_frame(
     count = stop - start
     if not 0 < count <= RECORD_COUNT_MAX:
         raise ValueError(f"a frame holds 1 to {RECORD_COUNT_MAX} records, not {count}")
-    if keys is None:
-        lowest, highest, data = join_frame(
-            values,
-            ends,
-            start,
-            stop,
-            timestamps,
-            base_offset,
-            append_time,
-            log_tag,
-            durable_offset,
-        )
-    else:
-        offsets, value_data = join_column(values[start:stop])
-        key_columns, attributes = _join_keys(keys[start:stop])
-        lowest, highest, data = assemble_frame(
-            offsets,
-            value_data,
-            start,
-            stop,
-            timestamps,
-            key_columns,
-            attributes,
-            base_offset,
-            append_time,
-            log_tag,
-            durable_offset,
-        )
+    lowest, highest, data = join_frame(
+        values,
+        ends,
+        start,
+        stop,
+        timestamps,
+        keys,
+        base_offset,
+        append_time,
+        log_tag,
+        durable_offset,
+    )
     body_bytes = len(data) - FRAME_HEADER_BYTES
     if body_bytes > RECORD_BYTES_MAX:  # only then can a single record be
         check_record_sizes(values[start:stop], None if keys is None else keys[start:stop])
     if body_bytes > BODY_BYTES_MAX:
         raise ValueError(f"a frame's body of {body_bytes} bytes is over {BODY_BYTES_MAX}")
     return EncodedFrame(data, base_offset, count, lowest, highest, keys is not None)
-
-
-def _join_keys(keys: Sequence[Buffer | None]) -> tuple[list[Buffer], int]:
-    """(The columns of the keys, what attributes say of them)."""
-    columns: list[Buffer] = []
-    attributes = HAS_KEYS
-    if None in keys:
-        attributes |= HAS_NULL_KEYS
-        bits = sum(1 << index for index, key in enumerate(keys) if key is not None)
-        columns.append(bits.to_bytes((len(keys) + 7) // 8, "little"))
-    columns += join_column([key if key is not None else b"" for key in keys])
-    return columns, attributes
 
 
 def encode_batch(batch: RecordBatch, durable_offset_max: int) -> EncodedFrame:

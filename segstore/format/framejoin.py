@@ -13,6 +13,8 @@ from segstore.format.framelayout import (
     BLOCKS,
     COVERED_HEADER,
     FRAME_MAGIC,
+    HAS_KEYS,
+    HAS_NULL_KEYS,
     HAS_TIMESTAMPS,
     PREFIX,
     WHOLE,
@@ -27,27 +29,35 @@ def join_frame(
     start: int,
     stop: int,
     timestamps: int | Sequence[int],
+    keys: Sequence[Buffer | None] | None,
     base_offset: int,
     append_time: int,
     log_tag: int,
     durable_offset: int,
     /,
 ) -> tuple[int, int, bytes]:
-    """The frame of records without keys: (lowest timestamp, highest timestamp, its bytes).
+    """The frame of some records: (lowest timestamp, highest timestamp, its bytes).
 
     It holds the values from `start` to below `stop`, of which the first gets `base_offset`, and
-    the timestamps at the same places unless all are the same. `ends` is what `measure` gave for
-    these values, or None. `timestamps` is one number, or has an item for each value.
+    the timestamps and keys at the same places. `ends` is what `measure` gave for these values, or
+    None. `timestamps` is one number where all are the same, `keys` None where there are none.
 
     The C kernel has the same function; this is its specification.
 
     Raises:
-        TypeError: a value is not bytes, a bytearray or a contiguous memoryview; a timestamp is
-            not an int.
+        TypeError: a value or key is not bytes, a bytearray or a contiguous memoryview; a timestamp
+            is not an int.
         OverflowError: the values are over 2 GiB together; a timestamp does not fit 64 bits.
-        ValueError: there are timestamps, but none at these places.
+        ValueError: there are not as many values, timestamps or keys.
         struct.error: a number does not fit its field of the header.
     """
+    count = len(values)
+    if not isinstance(timestamps, int):
+        count = min(count, len(timestamps))
+    if keys is not None:
+        count = min(count, len(keys))
+    if not 0 <= start < stop <= count:
+        raise ValueError(f"there are no records {start} to {stop} among {count}")
     if ends is None:
         offsets, data = join_column(values[start:stop])
     else:
@@ -56,50 +66,23 @@ def join_frame(
         if start:
             places = list(map(sub, places, repeat(places[0])))
         offsets = pack_offsets(places)
-    return assemble_frame(
-        offsets,
-        data,
-        start,
-        stop,
-        timestamps,
-        (),
-        0,
-        base_offset,
-        append_time,
-        log_tag,
-        durable_offset,
-    )
-
-
-def assemble_frame(
-    offsets: Buffer,
-    data: bytes,
-    start: int,
-    stop: int,
-    timestamps: int | Sequence[int],
-    key_columns: Sequence[Buffer],
-    attributes: int,
-    base_offset: int,
-    append_time: int,
-    log_tag: int,
-    durable_offset: int,
-) -> tuple[int, int, bytes]:
-    """A frame out of the columns of its values and keys: as `join_frame`, which says the rest.
-
-    `offsets` and `data` are the column of the values; `attributes` says what `key_columns` are.
-
-    Raises:
-        TypeError, OverflowError, ValueError, struct.error: as for `join_frame`.
-    """
-    columns = [offsets]
+    columns: list[Buffer] = [offsets]
+    attributes = 0
     if isinstance(timestamps, int):
         lowest = highest = timestamps
     else:
-        lowest, highest, times = join_times(timestamps[start:stop])
+        lowest, highest, column_of_times = join_times(timestamps[start:stop])
         if lowest != highest:
             attributes |= HAS_TIMESTAMPS
-            columns.append(times)
-    columns += key_columns
+            columns.append(column_of_times)
+    if keys is not None:
+        some_keys = keys[start:stop]
+        attributes |= HAS_KEYS
+        if None in some_keys:
+            attributes |= HAS_NULL_KEYS
+            bits = sum(1 << index for index, key in enumerate(some_keys) if key is not None)
+            columns.append(bits.to_bytes((len(some_keys) + 7) // 8, "little"))
+        columns += join_column([b"" if key is None else key for key in some_keys])
     data += _ZEROS[padding(len(data))]
     version = WHOLE
     if stop - start > 1 and len(data) > BLOCK_BYTES:

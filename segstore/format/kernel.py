@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 
-from segstore.format.columns import iter_records, join_column, measure, split_column
+from segstore.format.columns import iter_records, measure, split_column
 from segstore.format.framejoin import join_frame
 from segstore.format.pointread import decode_head, read_record
 
@@ -19,7 +19,6 @@ __all__ = [
     "compiled",
     "decode_head",
     "iter_records",
-    "join_column",
     "join_frame",
     "measure",
     "read_record",
@@ -39,7 +38,6 @@ if compiled is not None:
     PROVIDER = "c"
     decode_head = compiled.decode_head
     iter_records = compiled.make_records  # which the garbage collector need not look at
-    join_column = compiled.join_column
     join_frame = compiled.join_frame
     measure = compiled.measure
     read_record = compiled.read_record

@@ -178,7 +178,7 @@ class LogWriter:
         with self._append_lock, self._gate:
             at = time.time_ns() if timestamp is None else timestamp
             base_offset = self.buffer.next_offset
-            keys = None if key is None else [key]
+            keys: list[bytes | None] | None = None if key is None else [key]
             self._append_frames(
                 self._frames(base_offset, [value], at, keys, [0, len(value)]), [value], [at], keys
             )
@@ -195,12 +195,7 @@ class LogWriter:
     ) -> range:
         """Append records together; see `Log.append_many`."""
         plain, ends = _measured(values, "value")
-        plain_keys: list[bytes | None] | None = None
-        if keys is not None:
-            plain_keys = [None if key is None else as_bytes(key, "key") for key in keys]
-            _check_count(len(plain_keys), len(plain), "keys")
-            if plain_keys.count(None) == len(plain_keys):
-                plain_keys = None
+        plain_keys = None if keys is None else _plain_keys(keys, len(plain))
         if timestamps is not None:
             timestamps = _times(timestamps)
             _check_count(len(timestamps), len(plain), "timestamps")
@@ -239,9 +234,9 @@ class LogWriter:
             except StorageError as error:
                 if self._is_unsettled or error.errno not in _FULL:
                     raise
-                self._stage(staged.values, staged.timestamps, staged.keys)
+                self.buffer.stage(staged.values, staged.timestamps, staged.keys)
                 self.buffer.position = end_position
-            self.buffer.next_offset = self.written_end + len(self.buffer.values)
+            self.buffer.next_offset = self.written_end + self.buffer.staged_count
 
     def drain(self) -> int:
         """Write what is staged in the tail to the active segment; the end offset reached.
@@ -412,7 +407,7 @@ class LogWriter:
         frames: list[EncodedFrame],
         values: list[bytes],
         timestamps: int | Sequence[int],
-        keys: Sequence[bytes | None] | None,
+        keys: list[bytes | None] | None,
     ) -> None:
         """Stage a small frame, write anything else; the records count from then on."""
         buffer = self.buffer
@@ -425,31 +420,23 @@ class LogWriter:
                 times = [timestamps] * len(values) if isinstance(timestamps, int) else timestamps
                 self._is_unsettled = True
                 buffer.store(frame)
-                self._stage(values, list(times), keys)
+                buffer.stage(values, list(times), keys)
                 buffer.next_offset += len(values)
                 return
         self._drain()
         self._write(frames)
         buffer.next_offset = self.written_end
 
-    def _stage(
-        self, values: list[bytes], timestamps: list[int], keys: Sequence[bytes | None] | None
-    ) -> None:
-        """Keep records for the drain, whose frames stand in the tail."""
-        buffer = self.buffer
-        if keys is not None:
-            places = enumerate(keys, len(buffer.values))
-            buffer.keys.update((place, key) for place, key in places if key is not None)
-        buffer.stage(values, timestamps)
-
     def _drain(self) -> None:
         buffer = self.buffer
-        if not buffer.values:
+        if not buffer.staged_count:
             return
-        keys: list[bytes | None] | None = None
-        if buffer.keys:
-            keys = list(map(buffer.keys.get, range(len(buffer.values))))
-        frames = self._frames(self.written_end, buffer.values, buffer.timestamps, keys)
+        has_keys = buffer.has_keys
+        frames = []
+        for start, stop in cut_batch(buffer.ends(), self._batch_size_bytes):
+            base_offset = self.written_end + start
+            lowest, highest, data = buffer.join_frame(start, stop, base_offset)
+            frames.append(EncodedFrame(data, base_offset, stop - start, lowest, highest, has_keys))
         self._write(frames)
         self._restart_tail()
         self._is_unsettled = False  # whatever becomes of what follows
@@ -530,12 +517,11 @@ class LogWriter:
         """Cut a batch into frames of about `batch_size` that are much the same size."""
         if ends is None:
             values, ends = _sized(values, "value")
-        if keys is None:
-            cuts = cut_batch(ends, self._batch_size_bytes)
-        else:
-            _, key_ends = _sized([key or b"" for key in keys], "key")
-            both = list(map(int.__add__, ends, key_ends))
-            cuts = cut_batch(both, self._batch_size_bytes, column_count=2)
+        columns = [ends]
+        if keys is not None:
+            measured = measure(keys) or measure([key or b"" for key in keys])
+            assert measured is not None
+            columns.append(measured[1])
         return [
             encode_frame(
                 base_offset + start,
@@ -549,7 +535,7 @@ class LogWriter:
                 stop=stop,
                 ends=ends,
             )
-            for start, stop in cuts
+            for start, stop in cut_batch(columns, self._batch_size_bytes)
         ]
 
     def _level(self, durability: Durability | None) -> Durability:
@@ -654,30 +640,29 @@ def _interrupted() -> StorageError:
     )
 
 
-def cut_batch(ends: Sequence[int], size_bytes: int, column_count: int = 1) -> list[tuple[int, int]]:
+def cut_batch(columns: Sequence[Sequence[int]], size_bytes: int) -> list[tuple[int, int]]:
     """Where to cut a batch into pieces of about `size_bytes`: (start, stop) of each.
 
-    `ends` says how many bytes the first 0, 1, 2 ... records take; to each comes an offset in each
-    of `column_count` columns.
+    Each column is of values or of keys, and says how many bytes the first 0, 1, 2 ... of them take.
     """
-    offset_bytes = 4 * column_count
-    record_count = len(ends) - 1
-    total = ends[-1] + offset_bytes * record_count
+
+    def place(count: int) -> int:
+        """The bytes of so many records, with an offset in each column."""
+        return sum(ends[count] for ends in columns) + 4 * len(columns) * count
+
+    record_count = len(columns[0]) - 1
+    total = place(record_count)
     if total <= size_bytes and record_count <= _PIECE_RECORDS_MAX:
         return [(0, record_count)]
     piece_count = max(-(-total // size_bytes), -(-record_count // _PIECE_RECORDS_MAX))
     # Mostly records are much alike, and as many in each piece will do.
     stops = [record_count * number // piece_count for number in range(piece_count + 1)]
-    places = [ends[stop] + offset_bytes * stop for stop in stops]
+    places = list(map(place, stops))
     sizes = list(map(int.__sub__, places[1:], places))
     if 2 * piece_count * min(sizes) >= total and max(sizes) <= size_bytes:
         return list(pairwise(stops))
     cuts = {
-        bisect_left(
-            range(record_count),
-            total * number // piece_count,
-            key=lambda count: ends[count] + offset_bytes * count,
-        )
+        bisect_left(range(record_count), total * number // piece_count, key=place)
         for number in range(1, piece_count)
     }
     # Pieces of much the same size may differ in their number of records as far as you like.
@@ -734,6 +719,15 @@ def check_timestamp(timestamp: int) -> None:
         )
     if not TIMESTAMP_MIN <= timestamp <= TIMESTAMP_MAX:
         raise ValueError(f"timestamp {timestamp} does not fit 64 bits; give ns since the epoch")
+
+
+def _plain_keys(keys: Sequence[Buffer | None], value_count: int) -> list[bytes | None] | None:
+    """The keys in a list of our own, or None where no record has one."""
+    plain: list[Any] = list(keys)
+    if countOf(map(type, plain), bytes) != len(plain):
+        plain = [None if key is None else as_bytes(key, "key") for key in plain]
+    _check_count(len(plain), value_count, "keys")
+    return None if all(key is None for key in plain) else plain
 
 
 def _times(timestamps: Sequence[int]) -> Sequence[int]:

@@ -27,6 +27,7 @@ import threading
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate, repeat
 from struct import Struct
 from time import time_ns
 from typing import Any, NamedTuple, TypeAlias
@@ -247,9 +248,8 @@ class PythonTailBuffer:
         next_offset: the log end offset.
         position: where the next frame goes.
         limit: where the frames have to end, at the end of the tail or before.
-        values, timestamps: what is staged, one item a record, oldest first. (The timestamps of
-            the kernel are int64 in a buffer, so that one costs no Python object.)
-        keys: the staged keys, by the places of their values; whoever stages puts them here.
+        staged_count: how many records are staged for the drain.
+        has_keys: whether any of them has a key.
         append_time, durable_offset: what goes into the headers of the frames.
     """
 
@@ -273,9 +273,9 @@ class PythonTailBuffer:
         self.is_open = False
         self.next_offset = 0
         self.position = FRAMES_POSITION
-        self.values: list[bytes] = []
-        self.timestamps: list[int] = []
-        self.keys: dict[int, bytes] = {}
+        self._values: list[bytes] = []
+        self._timestamps: list[int] = []
+        self._keys: dict[int, bytes] = {}  # by the places of their values
         self.append_time = 0
         self.durable_offset = 0
 
@@ -336,16 +336,16 @@ class PythonTailBuffer:
                         view[end : end + ALIGNMENT_BYTES] = _ZERO_WORD
                     else:
                         view[end:] = bytes(len(view) - end)
-                    values, timestamps = self.values, self.timestamps
+                    values, timestamps = self._values, self._timestamps
                     place = len(values)
                     try:
                         if key is not None:
-                            self.keys[place] = key
+                            self._keys[place] = key
                         values.append(value)
                         timestamps.append(time)
                     except BaseException:  # no memory, or a signal behind a call
                         del values[place:], timestamps[place:]
-                        self.keys.pop(place, None)
+                        self._keys.pop(place, None)
                         raise
                     # No call from here on: no signal comes between the frame and its offset.
                     view[position:end] = frame
@@ -371,18 +371,71 @@ class PythonTailBuffer:
         view[self.position : end] = frame
         self.position = end
 
-    def stage(self, values: list[bytes], timestamps: list[int]) -> None:
+    @property
+    def staged_count(self) -> int:
+        """How many records the next drain writes."""
+        return len(self._values)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether any of them has a key."""
+        return bool(self._keys)
+
+    def stage(
+        self,
+        values: list[bytes],
+        timestamps: list[int],
+        keys: list[bytes | None] | None,
+        /,
+    ) -> None:
         """Keep records for the drain whose frame was stored; all of them or none.
 
         Raises:
-            ValueError: there are not as many timestamps as values.
+            ValueError: there are not as many timestamps or keys as values.
             TypeError: a timestamp is not an int.
             OverflowError: one does not fit 64 bits.
         """
-        if len(values) != len(timestamps):
-            raise ValueError("values and timestamps are lists of the same length")
-        self.timestamps += array("q", timestamps)
-        self.values += values
+        count = len(values)
+        if len(timestamps) != count or (keys is not None and len(keys) != count):
+            raise ValueError("there must be as many timestamps and keys as values")
+        times = array("q", timestamps)
+        if keys is not None:
+            places = enumerate(keys, len(self._values))
+            self._keys.update((place, key) for place, key in places if key is not None)
+        self._timestamps += times
+        self._values += values
+
+    def ends(self) -> tuple[Sequence[int], ...]:
+        """How many bytes the first 0, 1, 2 ... staged values take, and the keys if any."""
+        columns = [map(len, self._values)]
+        if self._keys:
+            places = range(len(self._values))
+            columns.append(map(len, map(self._keys.get, places, repeat(b""))))
+        return tuple(list(accumulate(sizes, initial=0)) for sizes in columns)
+
+    def join_frame(self, start: int, stop: int, base_offset: int, /) -> tuple[int, int, bytes]:
+        """The frame of the staged records from `start` to below `stop`, as the other `join_frame`.
+
+        Raises:
+            ValueError: they are not staged.
+        """
+        count = self.staged_count
+        if not 0 <= start < stop <= count:
+            raise ValueError(f"there are no records {start} to {stop} among {count}")
+        values = self._values[start:stop]
+        keys = list(map(self._keys.get, range(start, stop))) if self._keys else None
+        return kernel.join_frame(
+            values,
+            None,
+            0,
+            stop - start,
+            self._timestamps[start:stop],
+            keys,
+            base_offset,
+            self.append_time,
+            self._log_tag,
+            self.durable_offset,
+        )
 
     def release(self) -> None:
         """Let go of the mapping, for good; `is_open` is False."""
@@ -391,9 +444,9 @@ class PythonTailBuffer:
     def restart(self) -> None:
         """Start again at the beginning, with nothing staged: all of it was drained."""
         self.position = FRAMES_POSITION
-        self.values = []
-        self.timestamps = []
-        self.keys = {}
+        self._values = []
+        self._timestamps = []
+        self._keys = {}
 
 
 TailBuffer: type[PythonTailBuffer] = (

@@ -90,13 +90,14 @@ class Fuzz:
         from segstore.format import columns, framejoin, pointread
         from segstore.format.batch import Record
         from segstore.format.checksum import crc32c
-        from segstore.format.frame import encode_frame
+        from segstore.format.frame import decode_frame, encode_frame
         from segstore.segment.tail import PythonTailBuffer
 
         self.rng = rng
         self.kernel = _kernel
         self.homes = columns, framejoin, pointread
         self.encode_frame = encode_frame
+        self.decode_frame = decode_frame
         self.crc32c = crc32c
         self.record_type = Record
         self.file = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the process
@@ -279,8 +280,10 @@ class Fuzz:
             elif what < 0.93:
                 staged = [b"staged"] * rng.randint(0, 200)
                 times = [rng.randint(-(2**63) - 1, 0) for _ in staged[rng.randint(0, 1) :]]
+                keys = rng.choice([None, self.keys(len(staged)), self.keys(rng.randint(0, 200))])
                 found = [
-                    self.outcome(lambda b=b, s=staged, t=times: b.stage(s, t)) for b in buffers
+                    self.outcome(lambda b=b, s=staged, t=times, k=keys: b.stage(s, t, k))
+                    for b in buffers
                 ]
                 found = [type(each) if each is None else each[0] for each in found]
             else:
@@ -294,13 +297,28 @@ class Fuzz:
         if rng.random() < 0.2:
             first.release()
             assert first.append(b"x") == -1
-        assert (first.values, first.keys) == (second.values, second.keys)
-        old = [[t for t in buffer.timestamps if t <= 0] for buffer in buffers]
-        assert old[0] == old[1]
-        count = len(first.values)
-        self.same("join_frame", first.values, None, 0, count, first.timestamps, 1, 2, 3, 4)
+        count = first.staged_count
+        assert (count, first.has_keys) == (second.staged_count, second.has_keys)
+        assert list(map(list, first.ends())) == list(map(list, second.ends()))
+        start = rng.randint(0, count)
+        for places in ((0, count), (start, rng.randint(start, count)), (start, count + 1)):
+            found = [
+                self.outcome(lambda b=b, p=places: self.decoded(b.join_frame(*p, 5)[2]))
+                for b in buffers
+            ]
+            assert found[0] == found[1], (places, found)
         assert first.position == second.position
         assert first.next_offset == second.next_offset
+
+    def decoded(self, frame: bytes) -> object:
+        """What a frame holds, without the times that were taken from the clock."""
+        batch = self.decode_frame(memoryview(frame), 0, 7)
+        times = [time if time <= 0 else None for time in batch.timestamps]
+        return batch.header.attributes & 6, batch.values(), batch.keys(), times
+
+    def keys(self, count: int) -> list[bytes | None]:
+        rng = self.rng
+        return [rng.choice([None, b"", rng.randbytes(rng.randint(0, 30))]) for _ in range(count)]
 
     @staticmethod
     def slow(value: object, **keywords: object) -> int:
@@ -316,8 +334,6 @@ class Fuzz:
             self.records()
         elif what == 3:
             self.tail()
-        elif what == 4:
-            self.same("join_column", self.values())
         elif what < 7:
             self.frame(self.values())
         else:
@@ -330,7 +346,8 @@ class Fuzz:
         times = [rng.randint(-(2**63), 2**63 - 1) for _ in range(size)]
         some = [self.number(), times, [7] * size, [self.number()], [3, 1], tuple(times)]
         fields = rng.choice([[1, -2, 3, 4], [self.number() for _ in range(4)]])
-        self.same("join_frame", values, None, *places, rng.choice(some), *fields)
+        keys = rng.choice([None, None, self.keys(size), self.keys(size), self.values()])
+        self.same("join_frame", values, None, *places, rng.choice(some), keys, *fields)
 
     def measure(self, values: object) -> None:
         self.same("measure", values)

@@ -26,7 +26,6 @@ FIELDS = (3 << 40, 4 << 40, 5 << 20, 6 << 40)
 class spec:  # noqa: N801 - in place of a module
     """The functions of the kernel, in Python."""
 
-    join_column = staticmethod(columns.join_column)
     join_frame = staticmethod(framejoin.join_frame)
     make_records = staticmethod(columns.make_records)
     measure = staticmethod(columns.measure)
@@ -69,13 +68,6 @@ def same(compiled, name, *args):
     return expected
 
 
-@given(values=some.values)
-@example(values=[])
-@example(values=[b""] * 3)
-def test_join_column_is_the_same(compiled, values):
-    same(compiled, "join_column", values)
-
-
 @given(column=some.columns())
 @settings(max_examples=600)
 @example(column=(b"", 0, 0, 0, 0))
@@ -88,7 +80,7 @@ def test_split_column_is_the_same(compiled, column):
 
 @given(values=st.lists(st.binary(max_size=300), max_size=50), before=st.binary(max_size=9))
 def test_a_joined_column_splits_into_its_values(compiled, values, before):
-    offsets, data = compiled.join_column(values)
+    offsets, data = columns.join_column(values)
     whole = before + bytes(offsets) + data
     position = len(before) + len(offsets)
     assert compiled.split_column(whole, len(before), 0, len(values), position) == values
@@ -148,8 +140,11 @@ def test_values_that_change_behind_the_measuring_are_framed_as_they_are_then(com
     values = [b"a" * 3000, b"b" * 3000]
     same_list, ends = compiled.measure(values)
     values[0] = b"changed"
-    found = compiled.join_frame(same_list, ends, 0, 2, 5, *FIELDS)
-    assert found == spec.join_frame(values, None, 0, 2, 5, *FIELDS)
+    found = compiled.join_frame(same_list, ends, 0, 2, 5, None, *FIELDS)
+    assert found == spec.join_frame(values, None, 0, 2, 5, None, *FIELDS)
+
+
+keys_columns = st.none() | st.lists(st.none() | st.binary(max_size=20), max_size=40)
 
 
 @given(
@@ -159,38 +154,63 @@ def test_values_that_change_behind_the_measuring_are_framed_as_they_are_then(com
     | st.lists(INT64, max_size=40)
     | st.lists(some.numbers, max_size=5)
     | some.numbers,
+    keys=keys_columns | some.values,
     fields=st.tuples(st.integers(0, 2**63), INT64, st.integers(0, 2**32 - 1), st.integers(0, 9))
     | st.tuples(some.numbers, some.numbers, some.numbers, some.numbers),
 )
 @settings(max_examples=600)
-@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[1, 2], fields=FIELDS)
-@example(values=[b"a", b"bc", b""], places=(1, 3), timestamps=[1, 2, 2], fields=FIELDS)
-@example(values=[b"a", b"bc"], places=(0, 2), timestamps=(1, 2), fields=FIELDS)
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[1, 2], keys=None, fields=FIELDS)
+@example(values=[b"a", b"bc", b""], places=(1, 3), timestamps=[1, 2, 2], keys=None, fields=FIELDS)
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=(1, 2), keys=None, fields=FIELDS)
 @example(
     values=[b"a", b"bc"],
     places=(0, 2),
     timestamps=memoryview(array.array("q", [3, 1])),
+    keys=None,
     fields=FIELDS,
 )
-@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[2**63, 1], fields=FIELDS)
-@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[1], fields=FIELDS)
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[2**63, 1], keys=None, fields=FIELDS)
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=[1], keys=None, fields=FIELDS)
 @example(
-    values=[b"a", b"b" * 5000, b"c" * 4000], places=(1, 3), timestamps=[1, 2, 3], fields=FIELDS
+    values=[b"a", b"b" * 5000, b"c" * 4000],
+    places=(1, 3),
+    timestamps=[1, 2, 3],
+    keys=None,
+    fields=FIELDS,
 )
-@example(values=[b"a", b"b" * 4092], places=(0, 2), timestamps=7, fields=FIELDS)
-@example(values=[b"a"], places=(0, 1), timestamps=7, fields=(2**64 - 1, 0, 2**32 - 1, 2**64 - 1))
-@example(values=[b"a"], places=(0, 1), timestamps=7, fields=(2**64, 0, 0, 0))
-@example(values=[b"a"], places=(0, 1), timestamps=7, fields=(0, 2**63, 0, 0))
-@example(values=[b"a"], places=(0, 1), timestamps=7, fields=(0, 0, 2**32, 0))
-@example(values=[b"a"], places=(0, 1), timestamps=7, fields=(-1, 0, 0, 0))
-def test_join_frame_is_the_same(compiled, values, places, timestamps, fields):
+@example(values=[b"a", b"b" * 4092], places=(0, 2), timestamps=7, keys=None, fields=FIELDS)
+@example(
+    values=[b"a"],
+    places=(0, 1),
+    timestamps=7,
+    keys=None,
+    fields=(2**64 - 1, 0, 2**32 - 1, 2**64 - 1),
+)
+@example(values=[b"a"], places=(0, 1), timestamps=7, keys=None, fields=(2**64, 0, 0, 0))
+@example(values=[b"a"], places=(0, 1), timestamps=7, keys=None, fields=(0, 2**63, 0, 0))
+@example(values=[b"a"], places=(0, 1), timestamps=7, keys=None, fields=(0, 0, 2**32, 0))
+@example(values=[b"a"], places=(0, 1), timestamps=7, keys=None, fields=(-1, 0, 0, 0))
+@example(
+    values=[b"a", b"bc", b""],
+    places=(1, 3),
+    timestamps=[1, 2, 2],
+    keys=[b"k", None, b""],
+    fields=FIELDS,
+)
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=5, keys=[b"k"], fields=FIELDS)
+@example(values=[b"a", b"bc"], places=(0, 2), timestamps=5, keys=[b"k", "l"], fields=FIELDS)
+@example(values=[b"a"] * 9, places=(0, 9), timestamps=5, keys=[None] * 8 + [b"x"], fields=FIELDS)
+@example(
+    values=[b"a", b"b" * 5000], places=(0, 2), timestamps=[5, 6], keys=[b"k", None], fields=FIELDS
+)
+def test_join_frame_is_the_same(compiled, values, places, timestamps, keys, fields):
     start, stop = places
-    joined = same(compiled, "join_frame", values, None, start, stop, timestamps, *fields)
+    joined = same(compiled, "join_frame", values, None, start, stop, timestamps, keys, *fields)
     measured = compiled.measure(values) if isinstance(values, list) else None
     if measured is not None and type(joined[0]) is int and 0 <= start < stop <= len(values):
         ends = measured[1]
         for known in (ends, ends.tolist()):
-            args = (values, known, start, stop, timestamps, *fields)
+            args = (values, known, start, stop, timestamps, keys, *fields)
             again = outcome(spec.join_frame, *args)
             assert again == outcome(compiled.join_frame, *args)
             assert again == joined
@@ -201,12 +221,17 @@ def test_join_frame_is_the_same(compiled, values, places, timestamps, fields):
     data=st.data(),
 )
 def test_a_joined_frame_decodes_into_what_it_was_made_of(compiled, values, data):
-    times = data.draw(INT64 | st.lists(INT64, min_size=len(values), max_size=len(values)))
-    args = (values, None, 0, len(values), times, *FIELDS)
+    count = len(values)
+    times = data.draw(INT64 | st.lists(INT64, min_size=count, max_size=count))
+    keys = data.draw(
+        st.none() | st.lists(st.none() | st.binary(max_size=9), min_size=count, max_size=count)
+    )
+    args = (values, None, 0, count, times, keys, *FIELDS)
     lowest, highest, frame = same(compiled, "join_frame", *args)
     batch = decode_frame(memoryview(frame), 0, FIELDS[2])
     all_times = [times] * len(values) if isinstance(times, int) else times
     assert batch.values() == values
+    assert batch.keys() == ([None] * count if keys is None else keys)
     assert list(batch.timestamps) == all_times
     header = batch.header
     found = header.base_offset, header.append_time, header.log_tag, header.durable_offset
@@ -279,20 +304,20 @@ def test_a_wrong_number_of_arguments_is_a_type_error(compiled, name):
 @pytest.mark.parametrize(
     ("name", "args"),
     [
-        ("join_column", ([b"some value", b"other"],)),
-        ("join_column", ([b"some value", "text"],)),
         ("split_column", (bytes(4) + b"\3\0\0\0" + b"abc", 0, 0, 1, 8)),
         ("split_column", (bytes(4) + b"\4\0\0\0" + b"abc", 0, 0, 1, 8)),
         ("make_records", (Record, 1 << 40, 1 << 50, [b"key one"], [b"value one"])),
         ("make_records", (Record, 1 << 40, [1 << 50], None, [b"value one"])),
         ("make_records", (Record, 1 << 40, [1 << 50, 2], None, [b"value one"])),
-        ("join_frame", ([b"some value", b"other"], None, 0, 2, 1 << 50, *FIELDS)),
-        ("join_frame", ([b"some value", b"other"], None, 0, 2, [1 << 50, 1 << 51], *FIELDS)),
-        ("join_frame", ([b"some value", b"other"], None, 0, 2, [1 << 50, 1 << 64], *FIELDS)),
-        ("join_frame", ([b"some value", "text"], None, 0, 2, 1 << 50, *FIELDS)),
+        ("join_frame", ([b"some value", b"other"], None, 0, 2, 1 << 50, None, *FIELDS)),
+        ("join_frame", ([b"some value", b"other"], None, 0, 2, [1 << 50, 1 << 51], None, *FIELDS)),
+        ("join_frame", ([b"some value", b"other"], None, 0, 2, [1 << 50, 1 << 64], None, *FIELDS)),
+        ("join_frame", ([b"some value", "text"], None, 0, 2, 1 << 50, None, *FIELDS)),
+        ("join_frame", ([b"value", b"w"], None, 0, 2, 1 << 50, [b"a key", None], *FIELDS)),
+        ("join_frame", ([b"value", b"w"], None, 0, 2, 1 << 50, [b"a key", "text"], *FIELDS)),
         ("measure", ([b"some value", b"other"],)),
         ("measure", ([b"some value", "text"],)),
-        ("join_frame", ([b"x" * 5000, b"y" * 5000], None, 0, 2, [1 << 50, 1 << 51], *FIELDS)),
+        ("join_frame", ([b"x" * 5000, b"y" * 5000], None, 0, 2, [1 << 50, 1 << 51], None, *FIELDS)),
     ],
 )
 def test_no_reference_is_kept_or_dropped(compiled, name, args):

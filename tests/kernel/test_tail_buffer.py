@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import weakref
-from itertools import chain
+from itertools import accumulate, chain
 
 import pytest
 from hypothesis import given, settings
@@ -37,13 +37,23 @@ class Slow:
         return -1 - len(self.calls)
 
 
-def buffer_times(buffer):
-    """The timestamps as numbers; the kernel has them as int64 in a buffer, for its own loop."""
-    if isinstance(buffer, PythonTailBuffer):
-        return list(buffer.timestamps)
-    times = memoryview(buffer.timestamps)
-    assert times.format == "q"
-    return times.tolist()
+def staged(buffer, start=0, stop=None):
+    """(Values, keys, timestamps) of staged records, out of the frame that a drain would write."""
+    count = buffer.staged_count if stop is None else stop - start
+    if count == 0:
+        return [], [], []
+    lowest, highest, frame = buffer.join_frame(start, start + count, 40)
+    batch = decode_frame(memoryview(frame), 0, TAG)
+    assert isinstance(batch, RecordBatch), batch
+    header = batch.header
+    times = list(batch.timestamps)
+    assert (header.base_offset, len(batch), len(frame)) == (40, count, 64 + header.body_bytes)
+    assert (min(times), max(times)) == (lowest, highest)
+    assert (header.min_timestamp, header.max_timestamp) == (lowest, highest)
+    assert header.append_time == buffer.append_time
+    assert header.durable_offset == buffer.durable_offset
+    assert batch.has_keys == buffer.has_keys
+    return batch.values(), batch.keys(), times
 
 
 class Rig:
@@ -91,12 +101,10 @@ class Rig:
         buffer = self.buffer
         plain = ("is_open", "next_offset", "position", "limit", "append_time", "durable_offset")
         state = {name: getattr(buffer, name) for name in plain}
-        times = len(buffer.timestamps), self.staged_times()
-        return state, list(buffer.values), dict(buffer.keys), *times
-
-    def staged_times(self):
-        """The timestamps that were not taken from the clock."""
-        return [time for time in buffer_times(self.buffer) if not 0 < time < 2**62]
+        values, keys, times = staged(buffer)
+        # Those that were not taken from the clock.
+        given_times = [time for time in times if not 0 < time < 2**62]
+        return state, values, keys, len(times), given_times, list(map(list, buffer.ends()))
 
 
 @pytest.fixture(params=["c", "python"])
@@ -136,15 +144,20 @@ steps = st.lists(
         st.tuples(st.just("open"), st.booleans()),
         st.tuples(st.just("set"), st.integers(0, 2**50), st.integers(0, 2**50), some.numbers),
         st.tuples(st.just("room"), some.numbers),
+        st.tuples(st.just("join"), st.integers(-2, 9), st.integers(-2, 320), st.booleans()),
         st.tuples(st.just("limit"), st.integers(FRAMES_POSITION, TAIL_BYTES)),
         st.tuples(st.just("store")),
         st.tuples(
             st.just("stage"),
             st.lists(st.binary(max_size=9), max_size=300),
             st.lists(st.integers(-(2**63) - 1, 0) | st.none(), max_size=3),
+            st.none() | st.lists(st.none() | st.binary(max_size=9), max_size=3),
         ),
         st.tuples(
-            st.just("stage"), st.just([b"1", b"2"]), st.tuples(*[st.integers(-9, 0)] * 2).map(list)
+            st.just("stage"),
+            st.just([b"1", b"2"]),
+            st.tuples(*[st.integers(-9, 0)] * 2).map(list),
+            st.none() | st.tuples(*[st.none() | st.binary(max_size=9)] * 2).map(list),
         ),
         st.tuples(st.just("restart")),
         st.tuples(st.just("bell"), st.booleans()),
@@ -167,6 +180,9 @@ def run(rig, step):
         buffer.is_open = args[0]
     elif name == "set":
         buffer.append_time, buffer.durable_offset = args[0], args[1]
+    elif name == "join":
+        stop = min(args[1], buffer.staged_count) if args[2] else args[1]
+        return staged(buffer, args[0], stop)[:2]
     elif name == "limit":
         buffer.limit = args[0]
     elif name == "room":
@@ -209,46 +225,67 @@ def test_the_timestamp_is_the_wall_clock(kind):
     rig = Rig(kind)
     before = time.time_ns()
     rig.buffer.append(b"x")
-    assert before <= buffer_times(rig.buffer)[0] <= time.time_ns()
+    (staged_time,) = staged(rig.buffer)[2]
+    assert before <= staged_time <= time.time_ns()
     batch = decode_frame(memoryview(bytes(rig.memory)), FRAMES_POSITION, TAG)
-    assert list(batch.timestamps) == buffer_times(rig.buffer)
+    assert list(batch.timestamps) == [staged_time]
 
 
 def test_many_are_staged_in_their_order(kind):
     buffer = Rig(kind, FRAMES_POSITION + 100_000).buffer
-    values, times = [], []
+    values, times, keys = [], [], []
     for count in (0, 1, 63, 64, 65, 1000):
-        values += [b"%d" % place for place in range(count)]
-        times += [-count * place for place in range(count)]
-        buffer.stage([b"%d" % place for place in range(count)], [-count * p for p in range(count)])
-    assert buffer.values == values
-    assert buffer_times(buffer) == times
-    found = buffer.timestamps
+        more_keys = [b"k" * (place % 3) if place % 7 else None for place in range(count)]
+        more = [b"%d" % place for place in range(count)]
+        more_times = [-count * place for place in range(count)]
+        buffer.stage(more, more_times, more_keys if count % 2 else None)
+        values += more
+        times += more_times
+        keys += more_keys if count % 2 else [None] * count
+    assert staged(buffer) == (values, keys, times)
+    of_values, of_keys = buffer.ends()
+    assert list(of_values) == list(accumulate(map(len, values), initial=0))
+    assert list(of_keys) == list(accumulate((len(key or b"") for key in keys), initial=0))
+    for start, stop in [(0, 1), (1, 2), (1, 9), (62, 66), (500, 1192), (0, 1193)]:
+        part = slice(start, stop)
+        assert staged(buffer, start, stop) == (values[part], keys[part], times[part])
+    found = buffer.join_frame(0, 1193, 0)
+    again = buffer.join_frame(0, 1193, 0)
     buffer.restart()
-    buffer.stage([b"new"], [5])
-    assert list(found) == times  # what the drain holds is not written over
-    assert buffer_times(buffer) == [5]
+    buffer.stage([b"new"], [5], None)
+    assert found == again  # what the drain holds is not written over
+    assert staged(buffer) == ([b"new"], [None], [5])
+    assert not buffer.has_keys
 
 
 @pytest.mark.parametrize(
-    ("values", "times", "error"),
+    ("values", "times", "keys", "error"),
     [
-        ([b"1", b"2"], [1], ValueError),
-        ([b"1"], [], ValueError),
-        ([b"1", b"2"], [1, 2**63], OverflowError),
-        ([b"1", b"2"], [1, None], TypeError),
+        ([b"1", b"2"], [1], None, ValueError),
+        ([b"1"], [], None, ValueError),
+        ([b"1", b"2"], [1, 2], [b"k"], ValueError),
+        ([b"1", b"2"], [1, 2**63], None, OverflowError),
+        ([b"1", b"2"], [1, None], [b"k", b"l"], TypeError),
     ],
 )
-def test_what_can_not_be_staged_leaves_all_as_it_was(kind, values, times, error):
+def test_what_can_not_be_staged_leaves_all_as_it_was(kind, values, times, keys, error):
     buffer = Rig(kind).buffer
-    buffer.stage([b"0"], [7])
+    buffer.stage([b"0"], [7], None)
     with pytest.raises(error):
-        buffer.stage(values, times)
-    assert buffer.values == [b"0"]
-    assert buffer_times(buffer) == [7]
+        buffer.stage(values, times, keys)
+    assert staged(buffer) == ([b"0"], [None], [7])
+    assert not buffer.has_keys
 
 
-@pytest.mark.parametrize("name", ["keys", "values", "timestamps"])
+@pytest.mark.parametrize("places", [(0, 0), (-1, 1), (1, 1), (0, 3), (2, 3), (2, 1)])
+def test_a_frame_of_records_that_are_not_staged_is_refused(kind, places):
+    buffer = Rig(kind).buffer
+    buffer.stage([b"0", b"1"], [7, 8], None)
+    with pytest.raises(ValueError, match="no records"):
+        buffer.join_frame(*places, 0)
+
+
+@pytest.mark.parametrize("name", ["_keys", "_values", "_timestamps"])
 def test_without_memory_to_stage_it_a_record_is_not_there(name):
     class FullList(list):
         def append(self, item):
@@ -262,7 +299,7 @@ def test_without_memory_to_stage_it_a_record_is_not_there(name):
     rig.buffer.append(b"before", key=b"k", timestamp=-1)
     before, memory = rig.state(), bytes(rig.memory)
     kept = getattr(rig.buffer, name)
-    setattr(rig.buffer, name, FullDict(kept) if name == "keys" else FullList(kept))
+    setattr(rig.buffer, name, FullDict(kept) if name == "_keys" else FullList(kept))
     with pytest.raises(MemoryError):
         rig.buffer.append(b"not there", key=b"l", timestamp=-2)
     assert (rig.state(), bytes(rig.memory)) == (before, memory)
@@ -308,7 +345,7 @@ def test_the_last_byte_of_the_tail_is_used_and_not_one_more(kind):
 def test_a_tail_without_room_sends_everything_to_the_slow_way(kind):
     rig = Rig(kind, FRAMES_POSITION)
     assert rig.buffer.append(b"") == -2
-    assert rig.buffer.values == []
+    assert rig.buffer.staged_count == 0
 
 
 def test_a_bell_that_fails_is_the_callers_error_and_the_record_stands(kind):
@@ -321,7 +358,7 @@ def test_a_bell_that_fails_is_the_callers_error_and_the_record_stands(kind):
     buffer.is_open = True
     with pytest.raises(RuntimeError, match="no bell"):
         buffer.append(b"x")
-    assert buffer.values == [b"x"]
+    assert staged(buffer)[0] == [b"x"]
     assert buffer.next_offset == 1
 
 
@@ -348,8 +385,8 @@ def test_attributes_of_the_wrong_kind_are_refused(compiled):
         ("next_offset", -1, OverflowError),
         ("durable_offset", 2**64, OverflowError),
         ("append_time", 2**63, OverflowError),
-        ("values", [], AttributeError),
-        ("timestamps", [], AttributeError),
+        ("staged_count", 0, AttributeError),
+        ("has_keys", False, AttributeError),
     ]:
         before = getattr(buffer, name)
         with pytest.raises(error):
@@ -498,7 +535,7 @@ def test_threads_that_append_and_close_the_gate_lose_nothing(compiled):
                     offset, [value], 1, None, append_time=1, log_tag=TAG, durable_offset=0
                 )
                 buffer.store(frame.data)
-                buffer.stage([value], [1])
+                buffer.stage([value], [1], None)
                 buffer.next_offset = offset + 1
                 return offset
             finally:
@@ -526,7 +563,7 @@ def test_threads_that_append_and_close_the_gate_lose_nothing(compiled):
         sys.setswitchinterval(interval)
     assert sorted(chain.from_iterable(given_out)) == list(range(8000))
     at = FRAMES_POSITION
-    for offset, value in enumerate(buffer.values):
+    for offset, value in enumerate(staged(buffer)[0]):
         batch = decode_frame(memory, at, TAG)
         assert (batch.base_offset, batch.values()) == (offset, [value])
         assert offset in given_out[int(value)]

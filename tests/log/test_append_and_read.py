@@ -301,7 +301,10 @@ def test_a_batch_is_cut_into_pieces_of_about_the_size_asked_for(records, with_ke
         return
     bare_sizes = [len(v) + (len(k or b"") if with_keys else 0) for v, k in records]
     record_sizes = [bare + (8 if with_keys else 4) for bare in bare_sizes]
-    cuts = cut_batch(list(accumulate(bare_sizes, initial=0)), size, 2 if with_keys else 1)
+    columns = [list(accumulate((len(v) for v, _ in records), initial=0))]
+    if with_keys:
+        columns.append(list(accumulate((len(k or b"") for _, k in records), initial=0)))
+    cuts = cut_batch(columns, size)
     assert [start for start, _ in cuts] == [0, *(stop for _, stop in cuts[:-1])]
     assert cuts[-1][1] == len(records)
     assert all(start < stop for start, stop in cuts)
