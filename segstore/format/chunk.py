@@ -65,6 +65,7 @@ def decode_chunk(data: Buffer) -> bytes:
 
     Raises:
         ValueError: it is not one whole, intact LZ4 frame of ours, or states an impossible size.
+        MemoryError: there is not enough memory, which says nothing of the frame.
     """
     import lz4.frame
 
@@ -77,6 +78,10 @@ def decode_chunk(data: Buffer) -> bytes:
         raw: bytes
         raw, read_bytes = lz4.frame.decompress(data, return_bytes_read=True)
     except RuntimeError as error:  # also for a frame that is cut short
+        if "allocation" in str(
+            error
+        ):  # in the name that LZ4 gives to the error, ERROR_allocation...
+            raise MemoryError(f"LZ4: {error}") from None
         raise ValueError(f"LZ4: {error}") from None
     if read_bytes != len(data) or len(raw) != size:
         raise ValueError("the LZ4 frame is not whole")

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import lz4.frame
 import pytest
 from hypothesis import given
@@ -70,3 +73,31 @@ def test_a_size_that_so_few_bytes_cannot_hold_is_refused():
     chunk[6:14] = CHUNK_RAW_BYTES_MAX.to_bytes(8, "little")
     with pytest.raises(ValueError, match="can't hold"):
         decode_chunk(bytes(chunk))
+
+
+IN_LITTLE_MEMORY = """
+import os, resource
+from segstore.format.chunk import decode_chunk, encode_chunk
+
+data = encode_chunk(os.urandom(8 << 20), "lz4")
+unlimited = resource.RLIM_INFINITY
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+found = []
+for spare in range(0, 40 << 20, 1 << 18):
+    resource.setrlimit(resource.RLIMIT_AS, (used + spare, unlimited))
+    try:
+        decode_chunk(data)
+        found.append("whole")
+    except Exception as error:
+        found.append(type(error).__name__)
+    resource.setrlimit(resource.RLIMIT_AS, (unlimited, unlimited))
+print(*sorted(set(found)))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
+def test_a_chunk_that_memory_is_too_short_for_is_not_called_damaged():
+    command = [sys.executable, "-c", IN_LITTLE_MEMORY]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.split() == ["MemoryError", "whole"]
