@@ -1074,55 +1074,115 @@ read_value(int descriptor, int64_t position, const char *data, const Head *head,
     return PyBytes_FromStringAndSize(blocks + start - blocks_start, stop - start);
 }
 
+/* The last index entry at or below a relative offset, and its place in *place; -1 for none, -2
+   without an exception where that is not for here. */
+static Py_ssize_t
+find_place(PyObject *places, int64_t relative_offset, uint64_t *place)
+{
+    Py_buffer buffer;
+    if (relative_offset < 0 || relative_offset > UINT32_MAX ||
+        PyObject_GetBuffer(places, &buffer, PyBUF_CONTIG_RO | PyBUF_FORMAT) < 0) {
+        PyErr_Clear();
+        return -2;
+    }
+    Py_ssize_t low = -2;
+    if (buffer.ndim == 1 && buffer.itemsize == 8 && buffer.format != NULL &&
+        strcmp(buffer.format, "Q") == 0) {
+        const unsigned char *data = buffer.buf;
+        uint64_t wanted = (uint64_t)relative_offset << 32 | UINT32_MAX;
+        Py_ssize_t high = buffer.len / 8;
+        low = -1;
+        while (high - low > 1) {
+            Py_ssize_t middle = low + (high - low) / 2;
+            if (load_word(data + 8 * middle) <= wanted) {
+                low = middle;
+            }
+            else {
+                high = middle;
+            }
+        }
+        if (low >= 0) {
+            *place = load_word(data + 8 * low);
+        }
+    }
+    /* Before the file is read, since an array that is looked into can't grow. */
+    PyBuffer_Release(&buffer);
+    return low;
+}
+
+/* The record by a head; NULL, perhaps with an exception, where the specification has to look. */
+static PyObject *
+read_by_head(PyObject *tuple, int descriptor, int64_t position, PyObject *offset_number,
+             PyTypeObject *record_type)
+{
+    int64_t offset;
+    if (!is_int64(offset_number, &offset) || !PyTuple_CheckExact(tuple) ||
+        PyTuple_GET_SIZE(tuple) != 7 || !PyBytes_CheckExact(PyTuple_GET_ITEM(tuple, 0))) {
+        return NULL;
+    }
+    PyObject *bytes = PyTuple_GET_ITEM(tuple, 0), *value = NULL;
+    const char *data = PyBytes_AS_STRING(bytes);
+    /* The checks and the last offset, which are at the end and are looked at next. */
+    __builtin_prefetch(data + PyBytes_GET_SIZE(bytes) - 64);
+    __builtin_prefetch(data + PyBytes_GET_SIZE(bytes) - 128);
+    Head head;
+    Py_ssize_t wanted;
+    if (lay_out_head(data, PyBytes_GET_SIZE(bytes), &head, &wanted) != FOUND) {
+        return NULL;
+    }
+    uint64_t index = (uint64_t)offset - head.header.base_offset;
+    if (offset >= 0 && (uint64_t)offset >= head.header.base_offset &&
+        index < head.header.record_count) {
+        value = read_value(descriptor, position, data, &head, (Py_ssize_t)index);
+    }
+    if (value == NULL) {
+        return NULL;
+    }
+    int64_t time = head.header.min_timestamp;
+    if (head.header.attributes & HAS_TIMESTAMPS) {
+        memcpy(&time, data + head.places.times_at + 8 * index, 8);
+    }
+    PyObject *number = PyLong_FromLongLong(time);
+    if (number == NULL) {
+        Py_DECREF(value);
+        return NULL;
+    }
+    return make_record(record_type, Py_NewRef(offset_number), number, Py_NewRef(Py_None), value);
+}
+
 PyDoc_STRVAR(read_record_doc,
-             "read_record($module, read, descriptor, position, head, offset, record_type, /)\n"
-             "--\n\n"
+             "read_record($module, read, descriptor, places, heads, first_offset, offset,\n"
+             "            record_type, /)\n--\n\n"
              "As segstore.format.pointread.read_record.");
 
 static PyObject *
 read_record(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!has_arguments("read_record", nargs, 6)) {
+    if (!has_arguments("read_record", nargs, 7)) {
         return NULL;
     }
-    PyObject *tuple = args[3], *value = NULL;
-    Head head;
-    Py_ssize_t wanted;
-    int64_t descriptor, position, offset;
+    PyObject *heads = args[3], *record = NULL;
+    int64_t descriptor, first_offset, offset;
     if (is_int64(args[1], &descriptor) && 0 <= descriptor && descriptor <= INT_MAX &&
-        is_int64(args[2], &position) && 0 <= position && position <= INT64_MAX / 2 &&
-        is_int64(args[4], &offset) && 0 <= offset && PyTuple_CheckExact(tuple) &&
-        PyTuple_GET_SIZE(tuple) == 7 && PyBytes_CheckExact(PyTuple_GET_ITEM(tuple, 0)) &&
-        knows_record_type(state_of(module), args[5])) {
-        PyObject *bytes = PyTuple_GET_ITEM(tuple, 0);
-        const char *data = PyBytes_AS_STRING(bytes);
-        /* The checks and the last offset, which are at the end and are looked at next. */
-        __builtin_prefetch(data + PyBytes_GET_SIZE(bytes) - 64);
-        __builtin_prefetch(data + PyBytes_GET_SIZE(bytes) - 128);
-        if (lay_out_head(data, PyBytes_GET_SIZE(bytes), &head, &wanted) == FOUND) {
-            uint64_t index = (uint64_t)offset - head.header.base_offset;
-            if ((uint64_t)offset >= head.header.base_offset && index < head.header.record_count) {
-                value = read_value((int)descriptor, position, data, &head, (Py_ssize_t)index);
+        PyList_CheckExact(heads) && is_int64(args[4], &first_offset) && 0 <= first_offset &&
+        is_int64(args[5], &offset) && 0 <= offset && knows_record_type(state_of(module), args[6])) {
+        uint64_t place = 0;
+        Py_ssize_t slot = find_place(args[2], offset - first_offset, &place);
+        if (slot >= 0) {
+            PyObject *head = slot < PyList_GET_SIZE(heads) ? PyList_GET_ITEM(heads, slot) : Py_None;
+            if (head == Py_None) {
+                return PyLong_FromSsize_t(slot);
             }
-            if (value != NULL) {
-                int64_t time = head.header.min_timestamp;
-                if (head.header.attributes & HAS_TIMESTAMPS) {
-                    memcpy(&time, data + head.places.times_at + 8 * index, 8);
-                }
-                PyObject *number = PyLong_FromLongLong(time);
-                if (number == NULL) {
-                    Py_DECREF(value);
-                    return NULL;
-                }
-                return make_record((PyTypeObject *)args[5], Py_NewRef(args[4]), number,
-                                   Py_NewRef(Py_None), value);
-            }
+            Py_INCREF(head); /* another thread may drop it while the file is read */
+            record = read_by_head(head, (int)descriptor, (int64_t)(place & UINT32_MAX), args[5],
+                                  (PyTypeObject *)args[6]);
+            Py_DECREF(head);
         }
     }
-    if (PyErr_Occurred()) {
-        return NULL;
+    if (record != NULL || PyErr_Occurred()) {
+        return record;
     }
-    return hand_over(module, READ_RECORD, args, 6);
+    return hand_over(module, READ_RECORD, args, 7);
 }
 
 /* ------------------------------------------------------------------------------------------ */

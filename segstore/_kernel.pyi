@@ -13,12 +13,13 @@ def decode_head(data: bytes, log_tag: int | None, /) -> Head | int | None: ...
 def read_record(
     read: Callable[[int, int], bytes],
     descriptor: int | None,
-    position: int,
-    head: Head,
+    places: Sequence[int],
+    heads: Sequence[Head | None],
+    first_offset: int,
     offset: int,
     record_type: Callable[[int, int, bytes | None, bytes], _T],
     /,
-) -> _T | None: ...
+) -> _T | int | None: ...
 def measure(values: Iterable[object], /) -> tuple[list[bytes], Sequence[int]] | None: ...
 def join_frame(
     values: Sequence[Buffer],

@@ -87,29 +87,32 @@ class Stamp(NamedTuple):
 
 
 class OffsetIndex:
-    """The entries of one segment in memory, growing while it is active."""
+    """The entries of one segment in memory, growing while it is active.
+
+    Attributes:
+        places: one u64 an entry, ``relative offset << 32 | position``.
+    """
 
     def __init__(self) -> None:
-        # One u64 (relative offset << 32 | position) and one i64 an entry.
-        self._places = array("Q")
+        self.places = array("Q")
         self._max_timestamps = array("q")
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
     def __getitem__(self, entry_index: int) -> tuple[int, int, int]:
         """(relative offset, position, running maximum timestamp) of an entry."""
-        place = self._places[entry_index]
+        place = self.places[entry_index]
         return place >> 32, place & 0xFFFFFFFF, self._max_timestamps[entry_index]
 
     def add(self, relative_offset: int, position: int, max_timestamp: int) -> None:
         """Append an entry; offsets and positions rise, `max_timestamp` never falls."""
         self._max_timestamps.append(max_timestamp)
-        self._places.append(relative_offset << 32 | position)
+        self.places.append(relative_offset << 32 | position)
 
     def cut(self, entry_count: int) -> None:
         """Keep the first `entry_count` entries."""
-        del self._places[entry_count:]
+        del self.places[entry_count:]
         del self._max_timestamps[entry_count:]
 
     def correct_time(self, entry_index: int, max_timestamp: int) -> None:
@@ -118,11 +121,11 @@ class OffsetIndex:
 
     def slot_of_offset(self, relative_offset: int) -> int:
         """The last entry at or below an offset; -1 when all are above it."""
-        return bisect_right(self._places, relative_offset << 32 | 0xFFFFFFFF) - 1
+        return bisect_right(self.places, relative_offset << 32 | 0xFFFFFFFF) - 1
 
     def slot_of_position(self, position: int) -> int:
         """The last entry at or below a position; -1 when all are above it."""
-        return bisect_right(self._places, position, key=lambda place: place & 0xFFFFFFFF) - 1
+        return bisect_right(self.places, position, key=lambda place: place & 0xFFFFFFFF) - 1
 
     def slot_before_time(self, timestamp: int) -> int:
         """The last entry all of whose records, and all before them, are older; -1 for none."""
@@ -130,13 +133,13 @@ class OffsetIndex:
 
     def position(self, slot: int) -> int:
         """The position of the entry `slot`."""
-        return self._places[slot] & 0xFFFFFFFF
+        return self.places[slot] & 0xFFFFFFFF
 
     def encode(self) -> bytes:
         """All entries as bytes."""
         pairs = array("Q", bytes(len(self) * ENTRY_BYTES))
         view = memoryview(pairs)
-        view[::2] = memoryview(self._places)
+        view[::2] = memoryview(self.places)
         view.cast("B").cast("q")[1::2] = memoryview(self._max_timestamps)
         return pairs.tobytes()
 
@@ -148,14 +151,14 @@ class OffsetIndex:
         # Most of an active index is empty; if an entry before that is too, `_rising` stops there.
         used = bisect_left(range(len(words) // 2), True, key=lambda slot: words[2 * slot] == 0)
         entries = words[: 2 * used].tobytes()
-        index._places = array("Q", entries)[::2]
+        index.places = array("Q", entries)[::2]
         index._max_timestamps = array("q", entries)[1::2]
         index.cut(index._rising())
         return index
 
     def _rising(self) -> int:
         """How many entries there are before the first that doesn't rise."""
-        halves = array("I", self._places.tobytes())
+        halves = array("I", self.places.tobytes())
         count = len(self) if any(halves[:1]) else 0
         # As lists, because an array makes each of its numbers anew for every look at it.
         columns = (

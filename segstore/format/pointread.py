@@ -7,7 +7,8 @@ specification and the fallback of loops of the C kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any, TypeAlias
 
@@ -82,21 +83,33 @@ def decode_head(data: bytes, log_tag: int | None, /) -> Head | int | None:
 def read_record(
     read: Callable[[int, int], bytes],
     descriptor: int | None,  # noqa: ARG001 - what the kernel reads from instead
-    position: int,
-    head: Head,
+    places: Sequence[int],
+    heads: Sequence[Head | None],
+    first_offset: int,
     offset: int,
     record_type: Any,
     /,
-) -> Any | None:
-    """One record of the frame at `position`, whose head is at hand.
+) -> Any | int | None:
+    """One record of a segment that starts at `first_offset`, by the head of its frame.
 
-    `read` takes a size and a position, and `record_type` is a NamedTuple of offset, timestamp, key
-    and value. None where the frame does not have the offset, a block's check does not hold, or a
-    column is not well formed.
+    `places` has ``relative offset << 32 | position`` for each entry of the index, and `heads` the
+    heads that are kept of the frames there, as far as it goes. `read` takes a size and a position,
+    and `record_type` is a NamedTuple of offset, timestamp, key and value.
+
+    Instead of a record: the number of the entry that leads to it where no head of that is kept; or
+    None where its frame does not have the offset, a block's check does not hold, a column is not
+    well formed, or no entry leads to it.
 
     Raises:
         Exception: what `read` raises.
     """
+    slot = bisect_right(places, offset - first_offset << 32 | 0xFFFFFFFF) - 1
+    if slot < 0:
+        return None
+    head = heads[slot] if slot < len(heads) else None
+    if head is None:
+        return slot
+    position = places[slot] & 0xFFFFFFFF
     data, base_offset, count, time, attributes, value_bytes, columns = head
     index = offset - base_offset
     if not 0 <= index < count:

@@ -34,6 +34,10 @@ OnDamage = Literal["raise", "skip"]
 # How often an offset is looked for while the files around it keep changing.
 ATTEMPTS_MAX = 20
 
+# A point read as near as this to the last one is followed by more of that kind, more often than
+# not: so all of the batch is read, for them as well.
+NEAR_RECORDS = 8
+
 _T = TypeVar("_T")
 
 
@@ -52,8 +56,8 @@ class LogReader:
         self._epoch = view.epoch()
         # The batch of the last point read, and the epoch it was read in.
         self._last: tuple[bytes | int, RecordBatch | None] = b"", None
-        # The segment and index entry of the last one that was read without its batch.
-        self._last_segment, self._last_slot = -1, -1
+        # The offset of the last one that the batch kept did not have.
+        self._last_offset = -NEAR_RECORDS - 1
         self._keep_nothing()
 
     def _keep_nothing(self) -> None:
@@ -366,13 +370,13 @@ class LogReader:
         reader = self._segments.get(segment)
         if reader is None:
             return None
-        slot = reader.slot(offset)
-        # The second record of a frame in a row is followed by a third more often than not.
-        batch = None
-        if slot == self._last_slot and segment.base_offset == self._last_segment:
-            batch = reader.batch_at(slot, offset)
-        self._last_segment, self._last_slot = segment.base_offset, slot
-        return batch or reader.record_at(slot, offset, self._heads) or reader.batch_at(slot, offset)
+        is_near = abs(offset - self._last_offset) <= NEAR_RECORDS
+        self._last_offset = offset
+        if is_near:
+            batch = reader.batch(offset)
+            if batch is not None:
+                return batch
+        return reader.record(offset, self._heads) or reader.batch(offset)
 
     def forget_removed(self) -> None:
         """Let go of files that were swapped or deleted: an open one still takes up space."""

@@ -128,31 +128,42 @@ class SegmentReader:
         header = decode_file_header(data, KIND_SEGMENT)
         return header is not None and header.base_offset == self.base_offset
 
-    def record_at(self, slot: int, offset: int, cache: HeadCache) -> Record | None:
-        """The record with `offset` if the frame of an index entry has it, without the whole frame.
+    def record(self, offset: int, cache: HeadCache) -> Record | None:
+        """The record with `offset`, without the whole frame.
 
         Only the head of the frame and the blocks with the value are read and checked, and the head
-        is kept. None where that does not do, or anything is odd: `batch_at` and `events` tell.
+        is kept. None where that does not do, or anything is odd: `batch` and `events` tell.
 
         Raises:
-            OSError, UnsupportedFormatError: as `batch_at`.
+            OSError: the file can't be read.
+            UnsupportedFormatError: the frame is of a later format version.
         """
-        if slot < 0:
-            return None
+        heads = self._heads  # before the index, which may be made anew meanwhile, with new ones
         index = self._index
-        position = (self.index if index is None else index).position(slot)
+        if index is None or self._may_grow:
+            self.slot(offset)
+            index = self.index
+        source = self.source
         try:
-            heads = self._heads
-            head = heads[slot] if slot < len(heads) else None
-            if head is None:
-                head = self._read_head(position)
+            for _ in range(2):
+                found: Record | int | None = read_record(
+                    source.read,
+                    source.descriptor,
+                    index.places,
+                    heads,
+                    self.base_offset,
+                    offset,
+                    Record,
+                )
+                if not isinstance(found, int):
+                    return found
+                head = self._read_head(index.position(found))
                 if head is None:
                     return None
-                cache.add(heads, slot, head)
-            source = self.source
-            return read_record(source.read, source.descriptor, position, head, offset, Record)
+                cache.add(heads, found, head)
         except UnreadableError:
-            return None
+            pass
+        return None
 
     def _read_head(self, position: int) -> Head | None:
         if self._chunks is not None and not self._chunks.keeps_chunk_at(position):
@@ -171,8 +182,8 @@ class SegmentReader:
             wanted = found
         return None
 
-    def batch_at(self, slot: int, offset: int) -> RecordBatch | None:
-        """The batch with `offset` among those from an index entry to the next, for a point read.
+    def batch(self, offset: int) -> RecordBatch | None:
+        """The batch with `offset`, for a point read, found among those of one index entry.
 
         Only that batch is checked; the headers of those before it merely lead to it, and one that
         leads astray is found out there. None then, or where anything else is odd: `events` tells.
@@ -181,9 +192,10 @@ class SegmentReader:
             OSError: the file can't be read.
             UnsupportedFormatError: the batch is of a later format version.
         """
-        index = self.index
+        slot = self.slot(offset)
         if slot < 0:
             return None
+        index = self.index
         position = index.position(slot)
         end = index.position(slot + 1) if slot + 1 < len(index) else self.source.size()
         if end - position > SPAN_BYTES_MAX:

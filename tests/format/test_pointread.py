@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from array import array
 
 import pytest
 from hypothesis import assume, given
@@ -19,6 +20,8 @@ TAG = 0xC0FFEE
 BASE = 7
 # Where the frame stands in its file.
 POSITION = 72
+# The index of a segment that has this frame first.
+PLACES = array("Q", [POSITION])
 
 HOMES = [pointread] + ([kernel] if kernel.PROVIDER == "c" else [])
 
@@ -66,7 +69,7 @@ def record_of(home, frame: bytes, head, offset: int):
         assert size_bytes > 0
         return os.pread(descriptor, size_bytes, position)
 
-    return home.read_record(read, descriptor, POSITION, head, offset, Record)
+    return home.read_record(read, descriptor, PLACES, [head], BASE, offset, Record)
 
 
 def read(home, frame: bytes, offset: int, first_bytes: int = 4096):
@@ -112,6 +115,36 @@ def test_no_flipped_bit_gives_another_record(batch, flip, bit, which):
         assert found in (None, whole.record(offset))
         if position < FRAME_HEADER_BYTES and position not in range(4):
             assert found is None
+
+
+@given(
+    starts=st.lists(st.integers(0, 60), max_size=8, unique=True).map(sorted),
+    kept=st.lists(st.booleans(), max_size=8),
+    offset=st.integers(-3, 70) | st.sampled_from([2**32 + 9, 2**63, 2**64]),
+)
+def test_the_index_entry_of_an_offset_is_told_where_its_head_is_not_kept(starts, kept, offset):
+    """A frame of two records for each entry, all of them at one place."""
+    frame = encode(Batch([bytes(5000), b"x"], 0, None))
+    head = head_of(pointread, frame, 4096)
+    places = array("Q", [start << 32 | POSITION for start in starts])
+    heads = [head if is_kept else None for is_kept in kept]
+    descriptor = FILE.fileno()
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, frame, POSITION)
+
+    def read(size_bytes, position):
+        return os.pread(descriptor, size_bytes, position)
+
+    slot = max((n for n, start in enumerate(starts) if BASE - 3 + start <= offset), default=None)
+    expected = slot
+    if slot is not None and slot < len(kept) and kept[slot]:
+        expected = None
+        if offset in (BASE, BASE + 1):
+            expected = Record(offset, 0, None, (bytes(5000), b"x")[offset - BASE])
+    for home in HOMES:
+        found = home.read_record(read, descriptor, places, heads, BASE - 3, offset, Record)
+        assert found == expected
+        assert type(found) is type(expected)
 
 
 @given(batches(min_size=2), st.integers(-2, 40))
@@ -164,7 +197,7 @@ def test_what_reading_raises_goes_to_the_caller(home):
     os.close(closed)
     for descriptor in (None, closed):
         with pytest.raises(OSError, match="of this test"):
-            home.read_record(refuse, descriptor, POSITION, head, BASE, Record)
+            home.read_record(refuse, descriptor, PLACES, [head], BASE, BASE, Record)
 
 
 @pytest.mark.parametrize("offsets", [[0, 9000, 5003], [0, -1, 5003], [-5, 5000, 5003]])

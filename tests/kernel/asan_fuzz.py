@@ -21,6 +21,7 @@ import sysconfig
 import tempfile
 import threading
 import time
+from array import array
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,9 +207,10 @@ class Fuzz:
         point = [
             lambda size, position: os.pread(descriptor, size, position),
             rng.choice([descriptor] * 6 + [None, -1, 2**40]),
-            rng.choice([9] * 9 + [0, 8, 2**70]),
-            head,
-            rng.choice([rng.randint(2, 12)] * 9 + [2**64, -1, True]),
+            self.places(),
+            rng.choice([[head], [None, head], [head] * 3, [head] * 3, [], [None], (head,)]),
+            rng.choice([0] * 6 + [2, 5, -1, 2**63, None]),
+            rng.choice([rng.randint(2, 12)] * 9 + [2**32, 2**64, -1, True]),
             rng.choice([self.record_type] * 8 + [lambda *fields: fields]),
         ]
         self.same("read_record", *point)
@@ -216,8 +218,17 @@ class Fuzz:
         hurt = bytearray(head[0][: rng.choice([len(head[0])] * 3 + [rng.randint(0, 200)])])
         for _ in range(rng.randint(0, 5) if hurt else 0):
             hurt[rng.randrange(len(hurt))] = rng.choice([0, 1, 127, 255])
-        point[3] = rng.choice([(bytes(hurt), *head[1:]), (hurt, *head[1:]), head[:6], None])
+        lies = [(bytes(hurt), *head[1:]), (hurt, *head[1:]), head[:6], 5, None]
+        point[3] = [rng.choice(lies) for _ in range(3)]
         self.outcome(self.kernel.read_record, *point)
+
+    def places(self) -> object:
+        """An index whose last entries may lead to the frame at 9, which holds offsets from 3 on."""
+        rng = self.rng
+        found = sorted(rng.randint(0, 6) << 32 | rng.choice([9] * 5 + [0, 8]) for _ in range(3))
+        found = found[: rng.choice([3, 3, 3, 1, 0])]
+        dress = [lambda: array("Q", found)] * 6 + [lambda: found, lambda: array("q", found)]
+        return rng.choice([*dress, lambda: array("I", [9]), lambda: None])()
 
     def records(self) -> None:
         rng = self.rng
