@@ -69,9 +69,9 @@ def verify(view: LogView, torn: Sequence[CutTail] = ()) -> VerifyReport:
                     # What nothing follows is damage up to where records were written, and behind
                     # that a write under way.
                     stop = limit if part.end_offset is None else min(part.end_offset, limit)
-                    if _still(view, stop) > part.offset:
-                        offsets = range(part.offset, stop)
-                        lost.append(LostRange(path, part.position, offsets, part.reason))
+                    missing = range(part.offset, _still(view, stop))
+                    if missing:
+                        lost.append(LostRange(path, part.position, missing, part.reason))
                     expected = max(expected, stop)
             else:
                 size_bytes += event.size_bytes
