@@ -937,7 +937,7 @@ join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     return hand_over(module, JOIN_FRAME, args, 10);
 }
 
-/* Where things are in a frame of version BLOCKS without keys, by the head of it. */
+/* Where things are in a frame of version BLOCKS, by the head of it. */
 typedef struct {
     FrameHeader header;
     Places places;
@@ -957,22 +957,31 @@ lay_out_head(const char *data, Py_ssize_t size, Head *head, Py_ssize_t *wanted)
     memcpy(header, data, sizeof *header);
     Py_ssize_t count = header->record_count;
     if (header->magic != FRAME_MAGIC || header->version != BLOCKS ||
-        header->attributes & ~HAS_TIMESTAMPS || count == 0 || count > RECORD_COUNT_MAX ||
-        header->body_bytes > BODY_BYTES_MAX) {
+        header->attributes & ~(HAS_TIMESTAMPS | HAS_KEYS | HAS_NULL_KEYS) ||
+        (header->attributes & HAS_NULL_KEYS && !(header->attributes & HAS_KEYS)) || count == 0 ||
+        count > RECORD_COUNT_MAX || header->body_bytes > BODY_BYTES_MAX) {
         return ASK_PYTHON;
     }
-    *wanted = (Py_ssize_t)sizeof *header + 4 * (count + 1);
+    bool has_keys = header->attributes & HAS_KEYS;
+    Shape shape = {.count = count, .attributes = header->attributes, .has_checks = true};
+    /* The last offsets say how large the rest is. */
+    Py_ssize_t offsets_size = 4 * (count + 1), offsets_at = (Py_ssize_t)sizeof *header;
+    Py_ssize_t key_offsets_at = lay_out(&shape).key_offsets_at;
+    *wanted = (has_keys ? key_offsets_at : offsets_at) + offsets_size;
     if (*wanted > size) {
         return WANTED;
     }
-    int32_t end;
-    memcpy(&end, data + *wanted - 4, 4);
-    if (end < 0) {
+    int32_t values_end, keys_end = 0;
+    memcpy(&values_end, data + offsets_at + offsets_size - 4, 4);
+    if (has_keys) {
+        memcpy(&keys_end, data + key_offsets_at + offsets_size - 4, 4);
+    }
+    if (values_end < 0 || keys_end < 0) {
         return ASK_PYTHON;
     }
-    Shape shape = {.count = count, .values_size = end, .attributes = header->attributes,
-                   .has_checks = true};
-    head->values_size = padded((Py_ssize_t)end);
+    shape.values_size = values_end;
+    shape.keys_size = keys_end;
+    head->values_size = padded(shape.values_size);
     head->places = lay_out(&shape);
     *wanted = head->places.values_at;
     if (*wanted + head->values_size !=
@@ -1019,12 +1028,13 @@ decode_head(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (found == ASK_PYTHON) {
         return hand_over(module, DECODE_HEAD, args, 2);
     }
-    Py_ssize_t keys_at = head.places.checks_at;
-    return Py_BuildValue("(y#KnLin(nnnnnn))", PyBytes_AS_STRING(args[0]), head.places.values_at,
+    const Places *places = &head.places;
+    return Py_BuildValue("(y#KnLin(nnnnnn))", PyBytes_AS_STRING(args[0]), places->values_at,
                          (unsigned long long)header->base_offset,
                          (Py_ssize_t)header->record_count, (long long)header->min_timestamp,
-                         (int)header->attributes, head.values_size, head.places.times_at, keys_at,
-                         keys_at, keys_at, head.places.checks_at, head.places.values_at);
+                         (int)header->attributes, head.values_size, places->times_at,
+                         places->validity_at, places->key_offsets_at, places->key_data_at,
+                         places->checks_at, places->values_at);
 }
 
 /* Blocks of values for one record, of most: two of them, where it stands in both. */
@@ -1039,6 +1049,27 @@ read_whole(int descriptor, char *data, Py_ssize_t size, int64_t position)
     done = pread(descriptor, data, (size_t)size, position);
     Py_END_ALLOW_THREADS
     return done == size;
+}
+
+/* A new reference to the key of a record, or to None; NULL, perhaps with an exception, where the
+   specification has to look. */
+static PyObject *
+read_key(const char *data, const Head *head, Py_ssize_t index)
+{
+    const Places *places = &head->places;
+    unsigned attributes = head->header.attributes;
+    if (!(attributes & HAS_KEYS) ||
+        (attributes & HAS_NULL_KEYS &&
+         !(data[places->validity_at + index / 8] >> index % 8 & 1))) {
+        Py_RETURN_NONE;
+    }
+    int32_t start, stop;
+    memcpy(&start, data + places->key_offsets_at + 4 * index, 4);
+    memcpy(&stop, data + places->key_offsets_at + 4 * index + 4, 4);
+    if (start < 0 || stop < start || stop > places->checks_at - places->key_data_at) {
+        return NULL;
+    }
+    return PyBytes_FromStringAndSize(data + places->key_data_at + start, stop - start);
 }
 
 /* The value of a record by its head, which was found well formed; NULL without an exception where
@@ -1120,7 +1151,7 @@ read_by_head(PyObject *tuple, int descriptor, int64_t position, PyObject *offset
         PyTuple_GET_SIZE(tuple) != 7 || !PyBytes_CheckExact(PyTuple_GET_ITEM(tuple, 0))) {
         return NULL;
     }
-    PyObject *bytes = PyTuple_GET_ITEM(tuple, 0), *value = NULL;
+    PyObject *bytes = PyTuple_GET_ITEM(tuple, 0);
     const char *data = PyBytes_AS_STRING(bytes);
     /* The checks and the last offset, which are at the end and are looked at next. */
     __builtin_prefetch(data + PyBytes_GET_SIZE(bytes) - 64);
@@ -1130,24 +1161,25 @@ read_by_head(PyObject *tuple, int descriptor, int64_t position, PyObject *offset
     if (lay_out_head(data, PyBytes_GET_SIZE(bytes), &head, &wanted) != FOUND) {
         return NULL;
     }
-    uint64_t index = (uint64_t)offset - head.header.base_offset;
-    if (offset >= 0 && (uint64_t)offset >= head.header.base_offset &&
-        index < head.header.record_count) {
-        value = read_value(descriptor, position, data, &head, (Py_ssize_t)index);
-    }
-    if (value == NULL) {
+    uint64_t place = (uint64_t)offset - head.header.base_offset;
+    if (offset < 0 || (uint64_t)offset < head.header.base_offset ||
+        place >= head.header.record_count) {
         return NULL;
     }
+    Py_ssize_t index = (Py_ssize_t)place;
     int64_t time = head.header.min_timestamp;
     if (head.header.attributes & HAS_TIMESTAMPS) {
         memcpy(&time, data + head.places.times_at + 8 * index, 8);
     }
-    PyObject *number = PyLong_FromLongLong(time);
+    PyObject *value = read_value(descriptor, position, data, &head, index);
+    PyObject *key = value == NULL ? NULL : read_key(data, &head, index);
+    PyObject *number = key == NULL ? NULL : PyLong_FromLongLong(time);
     if (number == NULL) {
-        Py_DECREF(value);
+        Py_XDECREF(value);
+        Py_XDECREF(key);
         return NULL;
     }
-    return make_record(record_type, Py_NewRef(offset_number), number, Py_NewRef(Py_None), value);
+    return make_record(record_type, Py_NewRef(offset_number), number, key, value);
 }
 
 PyDoc_STRVAR(read_record_doc,

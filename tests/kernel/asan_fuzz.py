@@ -184,7 +184,8 @@ class Fuzz:
         values = [rng.randbytes(rng.randint(0, 3000)) for _ in range(rng.randint(1, 9))]
         times = rng.choice([7, [rng.randint(0, 99) for _ in values]])
         fields = {"append_time": 0, "log_tag": 5, "durable_offset": 0}
-        frame = bytearray(self.encode_frame(3, values, times, None, **fields).data)
+        keys = rng.choice([None, None, self.keys(len(values))])
+        frame = bytearray(self.encode_frame(3, values, times, keys, **fields).data)
         for _ in range(rng.choice([0, 1, 1, 2, 5])):
             at = rng.choice([rng.randint(8, 63), rng.randrange(len(frame)), 64 + 4 * len(values)])
             size = rng.choice([1, 4, 8])
