@@ -1344,20 +1344,20 @@ typedef struct {
     Column values;
     Column keys;
     bool has_keys;
-    int64_t position;
-    int64_t limit;
-    int64_t next_offset;
-    int64_t durable_offset;
+    Py_ssize_t position;
+    Py_ssize_t limit;
+    uint64_t next_offset;
+    uint64_t durable_offset;
     int64_t append_time;
     uint32_t log_tag;
     bool is_open;
 } TailBuffer;
 
 /* How many bytes fit behind the last frame; below 0 for a position behind the end. */
-static inline int64_t
+static inline Py_ssize_t
 room_of(const TailBuffer *self)
 {
-    int64_t end = self->limit < self->view.size ? self->limit : self->view.size;
+    Py_ssize_t end = self->limit < self->view.size ? self->limit : self->view.size;
     return end - self->position;
 }
 
@@ -1375,7 +1375,7 @@ size_of_key(PyObject *key)
 
 /* The size of a frame of one record; -1 where it is above `room`. */
 static inline Py_ssize_t
-frame_size(PyObject *value, PyObject *key, int64_t room)
+frame_size(PyObject *value, PyObject *key, Py_ssize_t room)
 {
     Py_ssize_t value_size = PyBytes_GET_SIZE(value);
     Py_ssize_t key_size = size_of_key(key);
@@ -1460,7 +1460,7 @@ append_plain(TailBuffer *self, PyObject *value, PyObject *key, int64_t time, Py_
     if (!reserve_all(self, 1, PyBytes_GET_SIZE(value), size_of_key(key))) {
         return NULL;
     }
-    PyObject *offset = PyLong_FromLongLong(self->next_offset);
+    PyObject *offset = PyLong_FromUnsignedLongLong(self->next_offset);
     if (offset == NULL) {
         return NULL;
     }
@@ -1468,14 +1468,14 @@ append_plain(TailBuffer *self, PyObject *value, PyObject *key, int64_t time, Py_
     SmallFrame frame = {
         .header.body_bytes = (uint32_t)(size - (Py_ssize_t)sizeof frame.header),
         .header.record_count = 1,
-        .header.base_offset = (uint64_t)self->next_offset,
+        .header.base_offset = self->next_offset,
         .header.append_time = self->append_time,
         .header.min_timestamp = time,
         .header.max_timestamp = time,
         .header.log_tag = self->log_tag,
         .header.attributes = key == NULL ? 0 : HAS_KEYS,
         .header.version = WHOLE, /* one record needs no checks of its blocks */
-        .header.durable_offset = (uint64_t)self->durable_offset,
+        .header.durable_offset = self->durable_offset,
         .value_end = (int32_t)PyBytes_GET_SIZE(value),
         .key_end = key == NULL ? 0 : (int32_t)PyBytes_GET_SIZE(key),
     };
@@ -1723,7 +1723,7 @@ join_staged(const TailBuffer *self, Py_ssize_t start, Py_ssize_t stop, uint64_t 
         .min_timestamp = INT64_MAX,
         .max_timestamp = INT64_MIN,
         .log_tag = self->log_tag,
-        .durable_offset = (uint64_t)self->durable_offset,
+        .durable_offset = self->durable_offset,
     };
     for (Py_ssize_t i = 0; i < shape.count; i++) {
         int64_t time = records[i].time;
@@ -1951,20 +1951,70 @@ set_is_open(TailBuffer *self, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
-static inline int64_t *
-number_at(TailBuffer *self, void *closure)
+static inline Py_ssize_t *
+size_at(TailBuffer *self, void *closure)
 {
-    return (int64_t *)((char *)self + (size_t)closure);
+    return (Py_ssize_t *)((char *)self + (size_t)closure);
 }
 
 static PyObject *
-get_number(TailBuffer *self, void *closure)
+get_size(TailBuffer *self, void *closure)
 {
-    return PyLong_FromLongLong(*number_at(self, closure));
+    return PyLong_FromSsize_t(*size_at(self, closure));
 }
 
 static int
-set_number(TailBuffer *self, PyObject *value, void *closure)
+set_size(TailBuffer *self, PyObject *value, void *closure)
+{
+    if (is_deleted(value)) {
+        return -1;
+    }
+    Py_ssize_t size = PyLong_AsSsize_t(value);
+    if (size == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (size < 0) {
+        PyErr_SetString(PyExc_ValueError, "a place in the tail is not below 0");
+        return -1;
+    }
+    *size_at(self, closure) = size;
+    return 0;
+}
+
+static inline uint64_t *
+unsigned_at(TailBuffer *self, void *closure)
+{
+    return (uint64_t *)((char *)self + (size_t)closure);
+}
+
+static PyObject *
+get_unsigned(TailBuffer *self, void *closure)
+{
+    return PyLong_FromUnsignedLongLong(*unsigned_at(self, closure));
+}
+
+static int
+set_unsigned(TailBuffer *self, PyObject *value, void *closure)
+{
+    if (is_deleted(value)) {
+        return -1;
+    }
+    unsigned long long number = PyLong_AsUnsignedLongLong(value);
+    if (number == (unsigned long long)-1 && PyErr_Occurred()) {
+        return -1;
+    }
+    *unsigned_at(self, closure) = number;
+    return 0;
+}
+
+static PyObject *
+get_append_time(TailBuffer *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLongLong(self->append_time);
+}
+
+static int
+set_append_time(TailBuffer *self, PyObject *value, void *Py_UNUSED(closure))
 {
     if (is_deleted(value)) {
         return -1;
@@ -1973,11 +2023,7 @@ set_number(TailBuffer *self, PyObject *value, void *closure)
     if (number == -1 && PyErr_Occurred()) {
         return -1;
     }
-    if (number < 0 && number_at(self, closure) != &self->append_time) {
-        PyErr_SetString(PyExc_ValueError, "an offset or a place in the tail is not below 0");
-        return -1;
-    }
-    *number_at(self, closure) = number;
+    self->append_time = number;
     return 0;
 }
 
@@ -1997,11 +2043,11 @@ get_has_keys(TailBuffer *self, void *Py_UNUSED(closure))
 
 static PyGetSetDef tail_buffer_attributes[] = {
     {"is_open", (getter)get_is_open, (setter)set_is_open, NULL, NULL},
-    {"position", (getter)get_number, (setter)set_number, NULL, FIELD(position)},
-    {"limit", (getter)get_number, (setter)set_number, NULL, FIELD(limit)},
-    {"next_offset", (getter)get_number, (setter)set_number, NULL, FIELD(next_offset)},
-    {"durable_offset", (getter)get_number, (setter)set_number, NULL, FIELD(durable_offset)},
-    {"append_time", (getter)get_number, (setter)set_number, NULL, FIELD(append_time)},
+    {"position", (getter)get_size, (setter)set_size, NULL, FIELD(position)},
+    {"limit", (getter)get_size, (setter)set_size, NULL, FIELD(limit)},
+    {"next_offset", (getter)get_unsigned, (setter)set_unsigned, NULL, FIELD(next_offset)},
+    {"durable_offset", (getter)get_unsigned, (setter)set_unsigned, NULL, FIELD(durable_offset)},
+    {"append_time", (getter)get_append_time, (setter)set_append_time, NULL, NULL},
     {"staged_count", (getter)get_staged_count, NULL, NULL, NULL},
     {"has_keys", (getter)get_has_keys, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -382,7 +382,7 @@ def test_attributes_of_the_wrong_kind_are_refused(compiled):
         ("position", -1, ValueError),
         ("position", "1", TypeError),
         ("limit", -1, ValueError),
-        ("next_offset", -1, ValueError),
+        ("next_offset", -1, OverflowError),
         ("durable_offset", 2**64, OverflowError),
         ("append_time", 2**63, OverflowError),
         ("staged_count", 0, AttributeError),
