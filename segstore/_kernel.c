@@ -267,6 +267,17 @@ PyDoc_STRVAR(measure_doc, "measure($module, values, /)\n--\n\n"
 /* How many items ahead to ask for: each is somewhere else in memory, and new to the cache here. */
 #define PREFETCH_COUNT 12
 
+static inline void
+ask_ahead(PyObject *items, Py_ssize_t index, Py_ssize_t stop)
+{
+    if (index + PREFETCH_COUNT < stop) {
+        const char *later = (const char *)PyList_GET_ITEM(items, index + PREFETCH_COUNT);
+        for (int line = 0; line < 3; line++) {
+            __builtin_prefetch(later + 64 * line);
+        }
+    }
+}
+
 static PyObject *
 measure(PyObject *module, PyObject *values)
 {
@@ -282,12 +293,7 @@ measure(PyObject *module, PyObject *values)
     int64_t end = 0;
     memcpy(at, &end, 8);
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (i + PREFETCH_COUNT < count) {
-            const char *later = (const char *)PyList_GET_ITEM(values, i + PREFETCH_COUNT);
-            for (int line = 0; line < 3; line++) {
-                __builtin_prefetch(later + 64 * line);
-            }
-        }
+        ask_ahead(values, i, count);
         PyObject *value = PyList_GET_ITEM(values, i);
         if (!PyBytes_CheckExact(value)) {
             Py_DECREF(ends);
@@ -779,7 +785,7 @@ start_frame(Frame *frame, Shape shape)
 
 /* Its checks and its header, once its columns are there; `header` has what does not depend on the
    shape. */
-static PyObject *
+static void
 finish_frame(const Frame *frame, FrameHeader header)
 {
     const Shape *shape = &frame->shape;
@@ -797,8 +803,14 @@ finish_frame(const Frame *frame, FrameHeader header)
     header.crc = crc32c((const unsigned char *)frame->data + CRC_START,
                         (size_t)(covered - CRC_START));
     memcpy(frame->data, &header, CRC_START);
-    return Py_BuildValue("LLN", (long long)header.min_timestamp, (long long)header.max_timestamp,
-                         frame->bytes);
+}
+
+/* What both `join_frame` give; takes the reference to the bytes over. */
+static PyObject *
+joined(const FrameHeader *header, PyObject *bytes)
+{
+    return Py_BuildValue("LLN", (long long)header->min_timestamp,
+                         (long long)header->max_timestamp, bytes);
 }
 
 static inline void
@@ -813,17 +825,20 @@ set_valid(const Frame *frame, Py_ssize_t index)
     frame->data[frame->places.validity_at + index / 8] |= (char)(1 << index % 8);
 }
 
-/* The bytes of all items together, of which only keys may be None; -1 where one is not plain. */
+/* The bytes of all items together, of which only keys may be None; -1 where one is not plain, or
+   they are more than `limit`. */
 static int64_t
-size_of_items(PyObject *items, Py_ssize_t start, Py_ssize_t stop, bool are_keys, bool *has_nulls)
+size_of_items(PyObject *items, Py_ssize_t start, Py_ssize_t stop, int64_t limit, bool are_keys,
+              bool *has_nulls)
 {
     int64_t size = 0;
     for (Py_ssize_t i = start; i < stop; i++) {
+        ask_ahead(items, i, stop);
         PyObject *item = PyList_GET_ITEM(items, i);
         if (are_keys && item == Py_None) {
             *has_nulls = true;
         }
-        else if (!PyBytes_CheckExact(item) || PyBytes_GET_SIZE(item) > INT32_MAX - size) {
+        else if (!PyBytes_CheckExact(item) || PyBytes_GET_SIZE(item) > limit - size) {
             return -1;
         }
         else {
@@ -859,8 +874,9 @@ join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *t
              PyObject *keys, FrameHeader header)
 {
     bool has_nulls = false;
-    int64_t size = size_of_items(values, start, stop, false, &has_nulls);
-    int64_t keys_size = keys == NULL ? 0 : size_of_items(keys, start, stop, true, &has_nulls);
+    int64_t size = size_of_items(values, start, stop, INT32_MAX, false, &has_nulls);
+    int64_t keys_size =
+        keys == NULL ? 0 : size_of_items(keys, start, stop, INT32_MAX, true, &has_nulls);
     if (size < 0 || keys_size < 0) {
         return NULL;
     }
@@ -894,7 +910,8 @@ join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *t
         memcpy(time_at, &time, 8);
         time_at += 8;
     }
-    return finish_frame(&frame, header);
+    finish_frame(&frame, header);
+    return frame.bytes;
 }
 
 PyDoc_STRVAR(join_frame_doc,
@@ -908,7 +925,7 @@ join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (!has_arguments("join_frame", nargs, 10)) {
         return NULL;
     }
-    PyObject *values = args[0], *keys = args[5] == Py_None ? NULL : args[5], *joined = NULL;
+    PyObject *values = args[0], *keys = args[5] == Py_None ? NULL : args[5], *frame = NULL;
     int64_t start, stop, base_offset, append_time, log_tag, durable_offset;
     FrameHeader header = {0};
     if (PyList_CheckExact(values) && is_int64(args[2], &start) && is_int64(args[3], &stop) &&
@@ -925,13 +942,16 @@ join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         if (open_times(&times, args[4]) &&
             time_range(&times, (Py_ssize_t)start, (Py_ssize_t)stop, &header.min_timestamp,
                        &header.max_timestamp)) {
-            joined = join_checked(values, (Py_ssize_t)start, (Py_ssize_t)stop, &times, keys,
-                                  header);
+            frame = join_checked(values, (Py_ssize_t)start, (Py_ssize_t)stop, &times, keys,
+                                 header);
         }
         close_times(&times);
     }
-    if (joined != NULL || (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError))) {
-        return joined;
+    if (frame != NULL) {
+        return joined(&header, frame);
+    }
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return NULL;
     }
     PyErr_Clear();
     return hand_over(module, JOIN_FRAME, args, 10);
@@ -1336,8 +1356,10 @@ typedef struct {
     Memory view;
     Memory bell;
     PyObject *append_slowly;
+    PyObject *append_many_slowly;
     PyObject *ring;
-    PyObject *keyword_names;
+    PyObject *keyword_names; /* of the one, and of the other */
+    PyObject *many_keyword_names;
     /* What is staged, as columns: the drain copies them and does no more. (References to the values
        would have it look at each of them again, when they are no longer in the cache.) */
     Column records; /* of Staged */
@@ -1346,6 +1368,7 @@ typedef struct {
     bool has_keys;
     Py_ssize_t position;
     Py_ssize_t limit;
+    Py_ssize_t batch_bytes_max;
     uint64_t next_offset;
     uint64_t durable_offset;
     int64_t append_time;
@@ -1411,6 +1434,33 @@ publish(unsigned char *at, uint64_t magic_and_crc)
     }
 }
 
+/* Bytes behind the last frame, which fit there. */
+static void
+put_frame(TailBuffer *self, const char *frame, Py_ssize_t size)
+{
+    unsigned char *at = self->view.data + self->position;
+    memcpy(at + CRC_START, frame + CRC_START, (size_t)(size - CRC_START));
+    memset(at + size, 0, zeros_behind(self, at + size));
+    publish(at, load_word((const unsigned char *)frame));
+    self->position += size;
+}
+
+/* Tell who waits; false with an exception where that fails. */
+static bool
+ring(const TailBuffer *self)
+{
+    /* Whoever waits first says so in the bell and then looks for records; here the record is
+       stored first and then the bell read. The fence keeps that order, without which both sides
+       could miss each other. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (*(const volatile uint32_t *)self->bell.data == 0) {
+        return true;
+    }
+    PyObject *result = PyObject_CallNoArgs(self->ring);
+    Py_XDECREF(result);
+    return result != NULL;
+}
+
 /* A value or a key, padded; where the next goes. */
 static unsigned char *
 store_bytes(unsigned char *at, PyObject *bytes)
@@ -1444,6 +1494,14 @@ stage_one(TailBuffer *self, PyObject *value, PyObject *key, int64_t time)
         .has_key = key != NULL,
     };
     extend(&self->records, &record, sizeof record);
+}
+
+/* NULL for none. */
+static inline PyObject *
+key_at(PyObject *keys, Py_ssize_t index)
+{
+    PyObject *key = keys == NULL ? Py_None : PyList_GET_ITEM(keys, index);
+    return key == Py_None ? NULL : key;
 }
 
 static inline Py_ssize_t
@@ -1490,17 +1548,8 @@ append_plain(TailBuffer *self, PyObject *value, PyObject *key, int64_t time, Py_
     publish(at, crc << 32 | FRAME_MAGIC);
     self->position += size;
     self->next_offset += 1;
-    /* Whoever waits first says so in the bell and then looks for records; here the record is
-       stored first and then the bell read. The fence keeps that order, without which both sides
-       could miss each other. */
-    atomic_thread_fence(memory_order_seq_cst);
-    if (*(const volatile uint32_t *)self->bell.data != 0) {
-        PyObject *result = PyObject_CallNoArgs(self->ring);
-        if (result == NULL) {
-            Py_DECREF(offset);
-            return NULL;
-        }
-        Py_DECREF(result);
+    if (!ring(self)) {
+        Py_CLEAR(offset);
     }
     return offset;
 }
@@ -1514,15 +1563,18 @@ wall_clock(void)
 }
 
 enum { VALUE, KEY, TIMESTAMP, DURABILITY, ARGUMENT_COUNT };
-static const char *const argument_names[] = {"value", "key", "timestamp", "durability"};
+static const char *const append_names[] = {"append", "value", "key", "timestamp", "durability"};
+static const char *const append_many_names[] = {"append_many", "values", "keys", "timestamps",
+                                                "durability"};
 
-/* The arguments by name, None for those left out. */
+/* The arguments by name, None for those left out; `names` starts with that of the method. */
 static bool
-parse_append(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **found)
+parse_append(const char *const *names, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+             PyObject **found)
 {
     if (nargs > 1) {
-        PyErr_Format(PyExc_TypeError, "append() takes 1 positional argument but %zd were given",
-                     nargs);
+        PyErr_Format(PyExc_TypeError, "%s() takes 1 positional argument but %zd were given",
+                     names[0], nargs);
         return false;
     }
     found[VALUE] = nargs == 1 ? args[0] : NULL;
@@ -1531,25 +1583,38 @@ parse_append(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObjec
         PyObject *name = PyTuple_GET_ITEM(kwnames, i);
         int slot = 0;
         while (slot < ARGUMENT_COUNT &&
-               PyUnicode_CompareWithASCIIString(name, argument_names[slot]) != 0) {
+               PyUnicode_CompareWithASCIIString(name, names[slot + 1]) != 0) {
             slot++;
         }
         if (slot == ARGUMENT_COUNT) {
-            PyErr_Format(PyExc_TypeError, "append() got an unexpected keyword argument '%U'",
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", names[0],
                          name);
             return false;
         }
         if (slot == VALUE && nargs == 1) {
-            PyErr_SetString(PyExc_TypeError, "append() got multiple values for argument 'value'");
+            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument '%s'", names[0],
+                         names[1]);
             return false;
         }
         found[slot] = args[nargs + i];
     }
     if (found[VALUE] == NULL) {
-        PyErr_SetString(PyExc_TypeError, "append() missing 1 required argument: 'value'");
+        PyErr_Format(PyExc_TypeError, "%s() missing 1 required argument: '%s'", names[0],
+                     names[1]);
         return false;
     }
     return true;
+}
+
+/* Let Python answer, with all the arguments. */
+static PyObject *
+ask_slowly(PyObject *function, PyObject *const *found, PyObject *keyword_names)
+{
+    if (function == NULL) {
+        PyErr_SetString(PyExc_ValueError, "the buffer was taken apart");
+        return NULL;
+    }
+    return PyObject_Vectorcall(function, found, 1, keyword_names);
 }
 
 PyDoc_STRVAR(append_doc,
@@ -1563,7 +1628,7 @@ TailBuffer_append(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs, PyO
     if (nargs == 1 && kwnames == NULL) {
         found[VALUE] = args[0];
     }
-    else if (!parse_append(args, nargs, kwnames, found)) {
+    else if (!parse_append(append_names, args, nargs, kwnames, found)) {
         return NULL;
     }
     PyObject *value = found[VALUE], *key = found[KEY] == Py_None ? NULL : found[KEY];
@@ -1576,11 +1641,7 @@ TailBuffer_append(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs, PyO
             return append_plain(self, value, key, has_time ? time : wall_clock(), size);
         }
     }
-    if (self->append_slowly == NULL) {
-        PyErr_SetString(PyExc_ValueError, "the buffer was taken apart");
-        return NULL;
-    }
-    return PyObject_Vectorcall(self->append_slowly, found, 1, self->keyword_names);
+    return ask_slowly(self->append_slowly, found, self->keyword_names);
 }
 
 PyDoc_STRVAR(has_room_doc, "has_room($self, size_bytes, /)\n--\n\n"
@@ -1613,13 +1674,43 @@ TailBuffer_store(TailBuffer *self, PyObject *frame)
         PyErr_SetString(PyExc_ValueError, "the frame is not bytes, or does not fit the tail");
         return NULL;
     }
-    unsigned char *at = self->view.data + self->position;
-    memcpy(at + CRC_START, (const char *)data.buf + CRC_START, (size_t)(data.len - CRC_START));
-    memset(at + data.len, 0, zeros_behind(self, at + data.len));
-    publish(at, load_word(data.buf));
-    self->position += data.len;
+    put_frame(self, data.buf, data.len);
     PyBuffer_Release(&data);
     Py_RETURN_NONE;
+}
+
+/* Whether any of the staged records from `start` on has a key. */
+static bool
+has_keys_from(const TailBuffer *self, Py_ssize_t start)
+{
+    const Staged *records = (const Staged *)self->records.data;
+    for (Py_ssize_t i = start; i < staged_count(self); i++) {
+        if (records[i].has_key) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* All of them or none: false, perhaps with an exception. `times` is a list of numbers that fit, or
+   NULL where all are `time`. */
+static bool
+stage_all(TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times, int64_t time)
+{
+    Py_ssize_t count = PyList_GET_SIZE(values);
+    bool has_nulls;
+    int64_t size = size_of_items(values, 0, count, INT32_MAX, false, &has_nulls);
+    int64_t keys_size =
+        keys == NULL ? 0 : size_of_items(keys, 0, count, INT32_MAX, true, &has_nulls);
+    if (size < 0 || keys_size < 0 ||
+        !reserve_all(self, count, (Py_ssize_t)size, (Py_ssize_t)keys_size)) {
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        stage_one(self, PyList_GET_ITEM(values, i), key_at(keys, i),
+                  times == NULL ? time : PyLong_AsLongLong(PyList_GET_ITEM(times, i)));
+    }
+    return true;
 }
 
 PyDoc_STRVAR(stage_doc,
@@ -1650,20 +1741,11 @@ TailBuffer_stage(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
             return NULL;
         }
     }
-    bool has_nulls = false;
-    int64_t size = size_of_items(values, 0, count, false, &has_nulls);
-    int64_t keys_size = keys == NULL ? 0 : size_of_items(keys, 0, count, true, &has_nulls);
-    if (size < 0 || keys_size < 0) {
-        PyErr_SetString(PyExc_TypeError, "a value or a key is not bytes");
+    if (!stage_all(self, values, keys, times, 0)) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_TypeError, "a value or a key is not bytes");
+        }
         return NULL;
-    }
-    if (!reserve_all(self, count, (Py_ssize_t)size, (Py_ssize_t)keys_size)) {
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *key = keys == NULL ? Py_None : PyList_GET_ITEM(keys, i);
-        stage_one(self, PyList_GET_ITEM(values, i), key == Py_None ? NULL : key,
-                  PyLong_AsLongLong(PyList_GET_ITEM(times, i)));
     }
     Py_RETURN_NONE;
 }
@@ -1705,9 +1787,11 @@ TailBuffer_ends(TailBuffer *self, PyObject *Py_UNUSED(nothing))
     return has_keys ? Py_BuildValue("(NN)", of_values, of_keys) : Py_BuildValue("(N)", of_values);
 }
 
-/* The frame of the staged records from `start` to below `stop`. */
+/* The frame of the staged records from `start` to below `stop`, and its header. No allocation here
+   runs the collector. */
 static PyObject *
-join_staged(const TailBuffer *self, Py_ssize_t start, Py_ssize_t stop, uint64_t base_offset)
+join_staged(const TailBuffer *self, Py_ssize_t start, Py_ssize_t stop, uint64_t base_offset,
+            bool has_keys, FrameHeader *header)
 {
     static const Staged nothing;
     const Staged *records = (const Staged *)self->records.data + start;
@@ -1716,8 +1800,8 @@ join_staged(const TailBuffer *self, Py_ssize_t start, Py_ssize_t stop, uint64_t 
     const Staged *last = records + shape.count - 1;
     shape.values_size = last->value_end - before->value_end;
     shape.keys_size = (Py_ssize_t)last->key_end - (Py_ssize_t)before->key_end;
-    shape.attributes = self->has_keys ? HAS_KEYS : 0;
-    FrameHeader header = {
+    shape.attributes = has_keys ? HAS_KEYS : 0;
+    *header = (FrameHeader){
         .base_offset = base_offset,
         .append_time = self->append_time,
         .min_timestamp = INT64_MAX,
@@ -1727,20 +1811,20 @@ join_staged(const TailBuffer *self, Py_ssize_t start, Py_ssize_t stop, uint64_t 
     };
     for (Py_ssize_t i = 0; i < shape.count; i++) {
         int64_t time = records[i].time;
-        header.min_timestamp = time < header.min_timestamp ? time : header.min_timestamp;
-        header.max_timestamp = time > header.max_timestamp ? time : header.max_timestamp;
-        if (self->has_keys && !records[i].has_key) {
+        header->min_timestamp = time < header->min_timestamp ? time : header->min_timestamp;
+        header->max_timestamp = time > header->max_timestamp ? time : header->max_timestamp;
+        if (has_keys && !records[i].has_key) {
             shape.attributes |= HAS_NULL_KEYS;
         }
     }
-    bool has_times = header.min_timestamp != header.max_timestamp;
+    bool has_times = header->min_timestamp != header->max_timestamp;
     shape.attributes |= has_times ? HAS_TIMESTAMPS : 0u;
     Frame frame;
     if (!start_frame(&frame, shape)) {
         return PyErr_Occurred() ? NULL : PyErr_NoMemory();
     }
     const Places *places = &frame.places;
-    char *offset_at = frame.data + sizeof header;
+    char *offset_at = frame.data + sizeof *header;
     store_int32(offset_at, 0);
     for (Py_ssize_t i = 0; i < shape.count; i++) {
         store_int32(offset_at + 4 * (i + 1), records[i].value_end - before->value_end);
@@ -1750,10 +1834,10 @@ join_staged(const TailBuffer *self, Py_ssize_t start, Py_ssize_t stop, uint64_t 
         memcpy(time_at + 8 * i, &records[i].time, 8);
     }
     offset_at = frame.data + places->key_offsets_at;
-    if (self->has_keys) {
+    if (has_keys) {
         store_int32(offset_at, 0);
     }
-    for (Py_ssize_t i = 0; self->has_keys && i < shape.count; i++) {
+    for (Py_ssize_t i = 0; has_keys && i < shape.count; i++) {
         store_int32(offset_at + 4 * (i + 1), (int32_t)(records[i].key_end - before->key_end));
         if (shape.attributes & HAS_NULL_KEYS && records[i].has_key) {
             set_valid(&frame, i);
@@ -1763,7 +1847,8 @@ join_staged(const TailBuffer *self, Py_ssize_t start, Py_ssize_t stop, uint64_t 
            (size_t)shape.keys_size);
     memcpy(frame.data + places->values_at, self->values.data + before->value_end,
            (size_t)shape.values_size);
-    return finish_frame(&frame, header);
+    finish_frame(&frame, *header);
+    return frame.bytes;
 }
 
 PyDoc_STRVAR(tail_join_frame_doc,
@@ -1795,7 +1880,95 @@ TailBuffer_join_frame(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
                      staged_count(self));
         return NULL;
     }
-    return join_staged(self, start, stop, base_offset);
+    FrameHeader header;
+    PyObject *frame = join_staged(self, start, stop, base_offset, self->has_keys, &header);
+    return frame == NULL ? NULL : joined(&header, frame);
+}
+
+/* Whether these can go into the tail as one frame, by what they hold. */
+static bool
+is_plain_batch(const TailBuffer *self, PyObject *values, PyObject *keys)
+{
+    if (!self->is_open || !PyList_CheckExact(values) || PyList_GET_SIZE(values) == 0 ||
+        (keys != NULL && (!PyList_CheckExact(keys) ||
+                          PyList_GET_SIZE(keys) != PyList_GET_SIZE(values)))) {
+        return false;
+    }
+    Py_ssize_t count = PyList_GET_SIZE(values);
+    int64_t limit = self->batch_bytes_max;
+    bool has_nulls;
+    int64_t size = size_of_items(values, 0, count, limit, false, &has_nulls);
+    int64_t keys_size =
+        size < 0 || keys == NULL ? 0 : size_of_items(keys, 0, count, limit, true, &has_nulls);
+    return size >= 0 && keys_size >= 0;
+}
+
+/* The offsets of records that were appended together; NULL, perhaps with an exception, where the
+   slow way has to. */
+static PyObject *
+append_batch(TailBuffer *self, PyObject *values, PyObject *keys)
+{
+    if (!is_plain_batch(self, values, keys)) {
+        return NULL;
+    }
+    uint64_t first = self->next_offset, count = (uint64_t)PyList_GET_SIZE(values);
+    PyObject *offsets = PyObject_CallFunction((PyObject *)&PyRange_Type, "KK",
+                                              (unsigned long long)first,
+                                              (unsigned long long)(first + count));
+    /* That may have run the collector, and it anything; from here on nothing does. */
+    if (offsets == NULL || self->next_offset != first ||
+        (uint64_t)PyList_GET_SIZE(values) != count || !is_plain_batch(self, values, keys)) {
+        Py_XDECREF(offsets);
+        return NULL;
+    }
+    const Py_ssize_t kept[] = {self->records.size, self->values.size, self->keys.size};
+    const bool had_keys = self->has_keys;
+    FrameHeader header;
+    PyObject *frame = NULL;
+    if (stage_all(self, values, keys, NULL, wall_clock())) {
+        Py_ssize_t start = kept[0] / (Py_ssize_t)sizeof(Staged);
+        frame = join_staged(self, start, staged_count(self), first, has_keys_from(self, start),
+                            &header);
+    }
+    if (frame == NULL || PyBytes_GET_SIZE(frame) > self->batch_bytes_max ||
+        PyBytes_GET_SIZE(frame) > room_of(self)) {
+        self->records.size = kept[0];
+        self->values.size = kept[1];
+        self->keys.size = kept[2];
+        self->has_keys = had_keys;
+        Py_XDECREF(frame);
+        Py_DECREF(offsets);
+        return NULL;
+    }
+    put_frame(self, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame));
+    self->next_offset += count;
+    Py_DECREF(frame);
+    if (!ring(self)) {
+        Py_CLEAR(offsets);
+    }
+    return offsets;
+}
+
+PyDoc_STRVAR(append_many_doc,
+             "append_many($self, values, *, keys=None, timestamps=None, durability=None)\n--\n\n"
+             "Append records together and return their offsets; see `Log.append_many`.");
+
+static PyObject *
+TailBuffer_append_many(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames)
+{
+    PyObject *found[ARGUMENT_COUNT] = {NULL, Py_None, Py_None, Py_None};
+    if (!parse_append(append_many_names, args, nargs, kwnames, found)) {
+        return NULL;
+    }
+    if (found[TIMESTAMP] == Py_None && found[DURABILITY] == Py_None) {
+        PyObject *offsets = append_batch(self, found[VALUE],
+                                         found[KEY] == Py_None ? NULL : found[KEY]);
+        if (offsets != NULL || PyErr_Occurred()) {
+            return offsets;
+        }
+    }
+    return ask_slowly(self->append_many_slowly, found, self->many_keyword_names);
 }
 
 static void
@@ -1838,11 +2011,12 @@ TailBuffer_restart(TailBuffer *self, PyObject *Py_UNUSED(nothing))
 static PyObject *
 TailBuffer_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"view", "log_tag", "lock", "append_slowly", "bell", "ring", NULL};
-    PyObject *view, *log_tag, *lock, *append_slowly, *bell, *ring;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO!OOOO:TailBuffer", names, &view,
-                                     &PyLong_Type, &log_tag, &lock, &append_slowly, &bell,
-                                     &ring)) {
+    static char *names[] = {"view", "log_tag", "lock", "append_slowly", "append_many_slowly",
+                            "bell", "ring", NULL};
+    PyObject *view, *log_tag, *lock, *append_slowly, *append_many_slowly, *bell, *ring;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO!OOOOO:TailBuffer", names, &view,
+                                     &PyLong_Type, &log_tag, &lock, &append_slowly,
+                                     &append_many_slowly, &bell, &ring)) {
         return NULL;
     }
     unsigned long long tag = PyLong_AsUnsignedLongLong(log_tag);
@@ -1858,11 +2032,13 @@ TailBuffer_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     }
     self->log_tag = (uint32_t)tag;
     self->append_slowly = Py_NewRef(append_slowly);
+    self->append_many_slowly = Py_NewRef(append_many_slowly);
     self->ring = Py_NewRef(ring);
-    self->keyword_names = Py_BuildValue("(sss)", argument_names[KEY], argument_names[TIMESTAMP],
-                                        argument_names[DURABILITY]);
+    self->keyword_names = Py_BuildValue("(sss)", "key", "timestamp", "durability");
+    self->many_keyword_names = Py_BuildValue("(sss)", "keys", "timestamps", "durability");
     start_over(self);
-    if (self->keyword_names == NULL || !open_memory(&self->view, view, PyBUF_CONTIG) ||
+    if (self->keyword_names == NULL || self->many_keyword_names == NULL ||
+        !open_memory(&self->view, view, PyBUF_CONTIG) ||
         !open_memory(&self->bell, bell, PyBUF_CONTIG_RO)) {
         goto error;
     }
@@ -1888,6 +2064,7 @@ TailBuffer_traverse(TailBuffer *self, visitproc visit, void *arg)
     Py_VISIT(self->view.holder.obj);
     Py_VISIT(self->bell.holder.obj);
     Py_VISIT(self->append_slowly);
+    Py_VISIT(self->append_many_slowly);
     Py_VISIT(self->ring);
     return 0;
 }
@@ -1898,6 +2075,7 @@ TailBuffer_clear(TailBuffer *self)
 {
     self->is_open = false;
     Py_CLEAR(self->append_slowly);
+    Py_CLEAR(self->append_many_slowly);
     Py_CLEAR(self->ring);
     return 0;
 }
@@ -1912,6 +2090,7 @@ TailBuffer_dealloc(TailBuffer *self)
     PyMem_Free(self->values.data);
     PyMem_Free(self->keys.data);
     Py_CLEAR(self->keyword_names);
+    Py_CLEAR(self->many_keyword_names);
     release_buffers(self);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
@@ -2045,6 +2224,7 @@ static PyGetSetDef tail_buffer_attributes[] = {
     {"is_open", (getter)get_is_open, (setter)set_is_open, NULL, NULL},
     {"position", (getter)get_size, (setter)set_size, NULL, FIELD(position)},
     {"limit", (getter)get_size, (setter)set_size, NULL, FIELD(limit)},
+    {"batch_bytes_max", (getter)get_size, (setter)set_size, NULL, FIELD(batch_bytes_max)},
     {"next_offset", (getter)get_unsigned, (setter)set_unsigned, NULL, FIELD(next_offset)},
     {"durable_offset", (getter)get_unsigned, (setter)set_unsigned, NULL, FIELD(durable_offset)},
     {"append_time", (getter)get_append_time, (setter)set_append_time, NULL, NULL},
@@ -2058,6 +2238,8 @@ static PyGetSetDef tail_buffer_attributes[] = {
 
 static PyMethodDef tail_buffer_methods[] = {
     {"append", METHOD(TailBuffer_append), METH_FASTCALL | METH_KEYWORDS, append_doc},
+    {"append_many", METHOD(TailBuffer_append_many), METH_FASTCALL | METH_KEYWORDS,
+     append_many_doc},
     {"has_room", METHOD(TailBuffer_has_room), METH_O, has_room_doc},
     {"store", METHOD(TailBuffer_store), METH_O, store_doc},
     {"stage", METHOD(TailBuffer_stage), METH_FASTCALL, stage_doc},
@@ -2069,7 +2251,8 @@ static PyMethodDef tail_buffer_methods[] = {
 };
 
 PyDoc_STRVAR(tail_buffer_doc,
-             "TailBuffer(view, log_tag, lock, append_slowly, bell, ring)\n--\n\n"
+             "TailBuffer(view, log_tag, lock, append_slowly, append_many_slowly, bell, ring)\n"
+             "--\n\n"
              "As segstore.segment.tail.PythonTailBuffer; `lock` is not needed under the GIL.");
 
 static PyType_Slot tail_buffer_slots[] = {

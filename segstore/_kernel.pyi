@@ -53,6 +53,7 @@ class TailBuffer:
     next_offset: int
     position: int
     limit: int
+    batch_bytes_max: int
     append_time: int
     durable_offset: int
     def __new__(
@@ -61,6 +62,7 @@ class TailBuffer:
         log_tag: int,
         lock: Any,
         append_slowly: Callable[..., int],
+        append_many_slowly: Callable[..., range],
         bell: memoryview,
         ring: Callable[[], None],
     ) -> TailBuffer: ...
@@ -72,6 +74,14 @@ class TailBuffer:
         timestamp: int | None = None,
         durability: str | None = None,
     ) -> int: ...
+    def append_many(
+        self,
+        values: Sequence[bytes],
+        *,
+        keys: Sequence[bytes | None] | None = None,
+        timestamps: Sequence[int] | None = None,
+        durability: str | None = None,
+    ) -> range: ...
     @property
     def staged_count(self) -> int: ...
     @property

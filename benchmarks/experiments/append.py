@@ -1,4 +1,4 @@
-"""Appending, one at a time and in batches of 1,000, at both levels, by everybody."""
+"""Appending, one at a time and in batches of 1,000 and 10, at both levels, by everybody."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from benchmarks.experiments import Options, places
 from benchmarks.harness import Contestant, lines, missing_line
 
 BATCH = 1_000
+# What a parser hands over that has read a few lines.
+SMALL_BATCH = 10
 EXPERIMENT = "append"
 # Bytes that one contestant may write in one round.
 ROUND_BYTES_MAX = 256 << 20
@@ -25,6 +27,8 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
         for level in ("written", "durable"):
             for batch in (1, BATCH):
                 yield from one_case(options, kind, level, batch)
+        if kind == "100 B":
+            yield from one_case(options, kind, "written", SMALL_BATCH)
 
 
 def one_case(options: Options, kind: str, level: str, batch: int) -> Iterator[dict[str, Any]]:

@@ -166,6 +166,7 @@ class Log(Handle):
                 # The plain append goes straight to the tail, without this class in between.
                 started.writer.owner = self
                 vars(self)["append"] = started.writer.buffer.append
+                vars(self)["append_many"] = started.writer.buffer.append_many
         else:
             view = FileView(disk, index_interval_bytes=config.index_interval)
             if view.found.log_id is None and not len(view.catalog):

@@ -110,7 +110,16 @@ class LogWriter:
         # Where there is no tail, a tail without any room does the same.
         view = tail.view if tail is not None else memoryview(bytearray(FRAMES_POSITION))
         self._tail_bytes = len(view)
-        self.buffer = TailBuffer(view, log_tag, self._append_lock, self._append_slowly, bell, ring)
+        self.buffer = TailBuffer(
+            view,
+            log_tag,
+            self._append_lock,
+            self._append_slowly,
+            self.append_many,
+            bell,
+            ring,
+        )
+        self.buffer.batch_bytes_max = min(STAGED_FRAME_BYTES_MAX, batch_size_bytes)
         self._restart_tail()
         self.buffer.next_offset = next_offset
         self.buffer.durable_offset = durable_offset

@@ -28,6 +28,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate, repeat
+from operator import countOf
 from struct import Struct
 from time import time_ns
 from typing import Any, NamedTuple, TypeAlias
@@ -235,11 +236,11 @@ class Tail:
 
 
 class PythonTailBuffer:
-    """The small append: a frame of one record stored into the tail, and staged for the drain.
+    """The small append: a frame of few records stored into the tail, and staged for the drain.
 
     This is the fourth of the loops that decide what a record costs; the C kernel has the same
     class, and `TailBuffer` is the one in use. The plain call (bytes, the log's own durability) is
-    answered here, and everything else by `append_slowly`.
+    answered here, and everything else by `append_slowly` and `append_many_slowly`.
 
     Whoever changes the attributes holds `lock` and has set `is_open` to False meanwhile.
 
@@ -248,6 +249,7 @@ class PythonTailBuffer:
         next_offset: the log end offset.
         position: where the next frame goes.
         limit: where the frames have to end, at the end of the tail or before.
+        batch_bytes_max: how large a frame of several records may be.
         staged_count: how many records are staged for the drain.
         has_keys: whether any of them has a key.
         append_time, durable_offset: what goes into the headers of the frames.
@@ -259,6 +261,7 @@ class PythonTailBuffer:
         log_tag: int,
         lock: Any,
         append_slowly: Callable[..., int],
+        append_many_slowly: Callable[..., range],
         bell: memoryview,
         ring: Callable[[], None],
     ) -> None:
@@ -267,9 +270,11 @@ class PythonTailBuffer:
         self._log_tag = log_tag
         self._lock = lock
         self._append_slowly = append_slowly
+        self._append_many_slowly = append_many_slowly
         self._bell = bell
         self._ring = ring
         self.limit = len(view)
+        self.batch_bytes_max = 0
         self.is_open = False
         self.next_offset = 0
         self.position = FRAMES_POSITION
@@ -355,6 +360,78 @@ class PythonTailBuffer:
                         self._ring()
                     return offset
         return self._append_slowly(value, key=key, timestamp=timestamp, durability=durability)
+
+    def append_many(
+        self,
+        values: Sequence[bytes],
+        *,
+        keys: Sequence[bytes | None] | None = None,
+        timestamps: Sequence[int] | None = None,
+        durability: str | None = None,
+    ) -> range:
+        """Append records together and return their offsets; see `Log.append_many`."""
+        is_plain = timestamps is None and durability is None and type(values) is list
+        if is_plain and self.is_open:
+            offsets = self._append_batch(values, keys)
+            if offsets is not None:
+                return offsets
+        return self._append_many_slowly(
+            values, keys=keys, timestamps=timestamps, durability=durability
+        )
+
+    def _append_batch(self, values: Any, keys: Any) -> range | None:
+        """A small and plain batch; None for any other."""
+        count = len(values)
+        values = values.copy()  # which nobody else changes
+        if not count or countOf(map(type, values), bytes) != count:
+            return None
+        some_keys: dict[int, bytes] = {}
+        if keys is not None:
+            if type(keys) is not list or len(keys) != count:
+                return None
+            some_keys = {place: key for place, key in enumerate(keys) if key is not None}
+            if countOf(map(type, some_keys.values()), bytes) != len(some_keys):
+                return None
+        if max(sum(map(len, values)), sum(map(len, some_keys.values()))) > self.batch_bytes_max:
+            return None
+        with self._lock:
+            offset, position, place = self.next_offset, self.position, len(self._values)
+            time = time_ns()
+            frame = kernel.join_frame(
+                values,
+                None,
+                0,
+                count,
+                time,
+                list(map(some_keys.get, range(count))) if some_keys else None,
+                offset,
+                self.append_time,
+                self._log_tag,
+                self.durable_offset,
+            )[2]
+            end = position + len(frame)
+            if not self.is_open or len(frame) > self.batch_bytes_max or end > self.limit:
+                return None
+            offsets = range(offset, offset + count)
+            view = self._view
+            zeros = bytes(min(ALIGNMENT_BYTES, len(view) - end))
+            view[end : end + len(zeros)] = zeros
+            try:
+                self._keys.update((place + index, key) for index, key in some_keys.items())
+                self._values += values
+                self._timestamps += [time] * count
+            except BaseException:  # as in `append`
+                del self._values[place:], self._timestamps[place:]
+                for index in some_keys:
+                    self._keys.pop(place + index, None)
+                raise
+            # No call from here on, as there.
+            view[position:end] = frame
+            self.position = end
+            self.next_offset = offsets.stop
+            if self._bell[0]:
+                self._ring()
+            return offsets
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether a frame of that size fits behind the last."""

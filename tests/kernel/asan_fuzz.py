@@ -258,16 +258,25 @@ class Fuzz:
             memory = bytearray(size)
             bell = memoryview(bytearray(4)).cast("I")
             buffers.append(
-                kind(memoryview(memory), 7, threading.Lock(), self.slow, bell, lambda: None)
+                kind(memoryview(memory), 7, threading.Lock(), *[self.slow] * 2, bell, lambda: None)
             )
             memories.append(memory)
         for buffer in buffers:
             buffer.is_open = True
+            buffer.batch_bytes_max = 3000
         for _ in range(rng.randint(1, 12)):
             what = rng.random()
             value = self.value()
             if what < 0.7:
                 found = [self.outcome(buffer.append, value) for buffer in buffers]
+            elif what < 0.75:
+                batch = self.values()
+                size = len(batch) if isinstance(batch, list) else 2
+                options = {"keys": rng.choice([None, self.keys(size), self.values()])}
+                found = [
+                    self.outcome(lambda b=b, v=batch, o=options: b.append_many(v, **o))
+                    for b in buffers
+                ]
             elif what < 0.8:
                 key = rng.choice([b"k", rng.randbytes(rng.randint(0, 500)), self.value()])
                 time_ns = rng.choice([None, -rng.randint(0, 2**66), self.number()])

@@ -67,10 +67,12 @@ class Rig:
             TAG,
             threading.Lock(),
             self.slow,
+            self.slow,
             memoryview(self.bell).cast("I"),
             lambda: self.rings.append(self.buffer.next_offset),
         )
         self.buffer.is_open = True
+        self.buffer.batch_bytes_max = 1500
 
     def frames(self):
         """(Values, keys, header but for the times) of every frame, each checked."""
@@ -141,6 +143,27 @@ steps = st.lists(
                 },
             ),
         ),
+        st.tuples(
+            st.just("many"),
+            some.values | st.lists(st.binary(max_size=99), max_size=20),
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "keys": st.none()
+                    | some.values
+                    | st.lists(st.none() | st.binary(max_size=9), max_size=20),
+                    "timestamps": st.none() | st.just([1]),
+                    "durability": st.none() | st.just("durable"),
+                },
+            ),
+        ),
+        st.tuples(
+            st.just("many"),
+            st.lists(
+                st.tuples(st.binary(max_size=99), st.none() | st.binary(max_size=9)), max_size=20
+            ),
+        ),
+        st.tuples(st.just("largest"), st.integers(0, 2500)),
         st.tuples(st.just("open"), st.booleans()),
         st.tuples(st.just("set"), st.integers(0, 2**50), st.integers(0, 2**50), some.numbers),
         st.tuples(st.just("room"), some.numbers),
@@ -162,7 +185,10 @@ steps = st.lists(
         st.tuples(st.just("restart")),
         st.tuples(st.just("bell"), st.booleans()),
         st.tuples(
-            st.just("wrong"), st.sampled_from([((), {}), ((b"", b""), {}), ((b"",), {"x": 1})])
+            st.just("wrong"),
+            st.tuples(
+                st.sampled_from([((), {}), ((b"", b""), {}), ((b"",), {"x": 1})]), st.booleans()
+            ).map(lambda found: (*found[0], found[1])),
         ),
     ),
     max_size=30,
@@ -176,7 +202,13 @@ def run(rig, step):
         return buffer.append(args[0])
     if name == "keyed":
         return buffer.append(args[0], **args[1])
-    if name == "open":
+    if name == "many":
+        if len(args) == 1:
+            return buffer.append_many([v for v, _ in args[0]], keys=[k for _, k in args[0]])
+        return buffer.append_many(args[0], **args[1])
+    if name == "largest":
+        buffer.batch_bytes_max = args[0]
+    elif name == "open":
         buffer.is_open = args[0]
     elif name == "set":
         buffer.append_time, buffer.durable_offset = args[0], args[1]
@@ -196,7 +228,9 @@ def run(rig, step):
     elif name == "bell":
         rig.bell[:] = bytes([args[0], 0, 0, 0])
     elif name == "wrong":
-        return buffer.append(*args[0][0], **args[0][1])
+        arguments = args[0][0], args[0][1]
+        method = buffer.append_many if args[0][2] else buffer.append
+        return method(*arguments[0], **arguments[1])
     return None
 
 
@@ -219,6 +253,57 @@ def test_every_course_of_events_is_the_same(compiled, steps):
     assert rigs[0].frames() == rigs[1].frames()
     assert rigs[0].slow.calls == rigs[1].slow.calls
     assert rigs[0].rings == rigs[1].rings
+
+
+@given(
+    batches=st.lists(
+        st.lists(
+            st.tuples(st.binary(max_size=300), st.none() | st.binary(max_size=9)), max_size=40
+        ),
+        max_size=4,
+    ),
+    with_keys=st.booleans(),
+)
+def test_a_batch_in_the_tail_is_one_frame_and_is_staged(compiled, batches, with_keys):
+    for kind in (compiled.TailBuffer, PythonTailBuffer):
+        rig = Rig(kind, FRAMES_POSITION + 100_000)
+        rig.buffer.batch_bytes_max = 20_000
+        values, keys, expected = [], [], []
+        for batch in batches:
+            some_values, some_keys = [v for v, _ in batch], [k for _, k in batch]
+            options = {"keys": some_keys} if with_keys else {}
+            offsets = rig.buffer.append_many(some_values, **options)
+            if not batch:
+                assert offsets == -1 - len(rig.slow.calls)
+                continue
+            assert offsets == range(len(values), len(values) + len(batch))
+            values += some_values
+            keys += some_keys if with_keys else [None] * len(batch)
+            expected.append((some_values, keys[-len(batch) :]))
+        assert [frame[:2] for frame in rig.frames()] == expected
+        assert staged(rig.buffer)[:2] == (values, keys)
+        assert rig.buffer.next_offset == len(values)
+        assert len(set(map(type, rig.slow.calls))) < 2
+        times = staged(rig.buffer)[2]
+        assert times == sorted(times)
+
+
+def test_a_batch_that_is_too_large_goes_the_slow_way_and_leaves_nothing(kind):
+    rig = Rig(kind)
+    rig.buffer.append(b"before", timestamp=-1)
+    before, memory = rig.state(), bytes(rig.memory)
+    for values, largest in [
+        ([bytes(1000)] * 3, 100_000),  # the tail has no room
+        ([bytes(100)] * 3, 200),  # its values are too large already
+        ([bytes(100)] * 3, 370),  # and here only its frame
+        ([b""] * 400, 370),
+    ]:
+        rig.buffer.batch_bytes_max = largest
+        assert rig.buffer.append_many(values, keys=[b"k"] * len(values)) == -1 - len(rig.slow.calls)
+        assert (rig.state(), bytes(rig.memory)) == (before, memory)
+    rig.buffer.batch_bytes_max = 1000
+    assert rig.buffer.append_many([b"after"]) == range(1, 2)
+    assert not rig.buffer.has_keys
 
 
 def test_the_timestamp_is_the_wall_clock(kind):
@@ -354,12 +439,15 @@ def test_a_bell_that_fails_is_the_callers_error_and_the_record_stands(kind):
 
     memory = bytearray(TAIL_BYTES)
     bell = memoryview(bytearray(b"\1\0\0\0")).cast("I")
-    buffer = kind(memoryview(memory), TAG, threading.Lock(), Slow(), bell, ring)
+    buffer = kind(memoryview(memory), TAG, threading.Lock(), Slow(), Slow(), bell, ring)
     buffer.is_open = True
+    buffer.batch_bytes_max = 200
     with pytest.raises(RuntimeError, match="no bell"):
         buffer.append(b"x")
-    assert staged(buffer)[0] == [b"x"]
-    assert buffer.next_offset == 1
+    with pytest.raises(RuntimeError, match="no bell"):
+        buffer.append_many([b"y", b"z"])
+    assert staged(buffer)[0] == [b"x", b"y", b"z"]
+    assert buffer.next_offset == 3
 
 
 def test_an_error_of_the_slow_way_comes_through(kind):
@@ -369,11 +457,14 @@ def test_an_error_of_the_slow_way_comes_through(kind):
         TAG,
         threading.Lock(),
         lambda *args, **keywords: 1 / 0,
+        lambda *args, **keywords: [][1],
         memoryview(bytes(4)).cast("I"),
         lambda: None,
     )
     with pytest.raises(ZeroDivisionError):
         buffer.append(b"x")
+    with pytest.raises(IndexError):
+        buffer.append_many([b"x"])
 
 
 def test_attributes_of_the_wrong_kind_are_refused(compiled):
@@ -454,7 +545,7 @@ def test_a_frame_that_does_not_fit_is_refused(kind):
 )
 def test_a_constructor_that_can_not_hold_is_refused(compiled, view, tag, bell, error):
     with pytest.raises(error):
-        compiled.TailBuffer(view, tag, None, Slow(), bell, lambda: None)
+        compiled.TailBuffer(view, tag, None, Slow(), Slow(), bell, lambda: None)
 
 
 def in_a_cycle(compiled, memory):
@@ -468,7 +559,7 @@ def in_a_cycle(compiled, memory):
     owner.view = memoryview(memory)
     owner.bell = memoryview(bytearray(8))[4:].cast("I")
     owner.buffer = compiled.TailBuffer(
-        owner.view, TAG, None, owner.append, owner.bell, owner.append
+        owner.view, TAG, None, owner.append, owner.append, owner.bell, owner.append
     )
     return weakref.ref(owner)
 
@@ -542,7 +633,7 @@ def test_threads_that_append_and_close_the_gate_lose_nothing(compiled):
                 buffer.is_open = True
 
     bell = memoryview(bytes(4)).cast("I")
-    buffer = compiled.TailBuffer(memory, TAG, lock, slowly, bell, lambda: None)
+    buffer = compiled.TailBuffer(memory, TAG, lock, slowly, slowly, bell, lambda: None)
     buffer.is_open = True
     given_out = [[] for _ in range(4)]
 
