@@ -1713,6 +1713,12 @@ stage_all(TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times, i
     return true;
 }
 
+static inline bool
+is_list_of(PyObject *items, Py_ssize_t count)
+{
+    return PyList_CheckExact(items) && PyList_GET_SIZE(items) == count;
+}
+
 PyDoc_STRVAR(stage_doc,
              "stage($self, values, timestamps, keys, /)\n--\n\n"
              "Keep records for the drain whose frame was stored; all of them or none.");
@@ -1725,8 +1731,7 @@ TailBuffer_stage(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
     }
     PyObject *values = args[0], *times = args[1], *keys = args[2] == Py_None ? NULL : args[2];
     Py_ssize_t count = PyList_CheckExact(values) ? PyList_GET_SIZE(values) : -1;
-    if (count < 0 || !PyList_CheckExact(times) || PyList_GET_SIZE(times) != count ||
-        (keys != NULL && (!PyList_CheckExact(keys) || PyList_GET_SIZE(keys) != count))) {
+    if (count < 0 || !is_list_of(times, count) || (keys != NULL && !is_list_of(keys, count))) {
         PyErr_SetString(PyExc_ValueError, "there must be as many timestamps and keys as values");
         return NULL;
     }
@@ -1887,14 +1892,19 @@ TailBuffer_join_frame(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
 
 /* Whether these can go into the tail as one frame, by what they hold. */
 static bool
-is_plain_batch(const TailBuffer *self, PyObject *values, PyObject *keys)
+is_plain_batch(const TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times)
 {
-    if (!self->is_open || !PyList_CheckExact(values) || PyList_GET_SIZE(values) == 0 ||
-        (keys != NULL && (!PyList_CheckExact(keys) ||
-                          PyList_GET_SIZE(keys) != PyList_GET_SIZE(values)))) {
+    Py_ssize_t count = PyList_CheckExact(values) ? PyList_GET_SIZE(values) : 0;
+    if (!self->is_open || count == 0 || (keys != NULL && !is_list_of(keys, count)) ||
+        (times != NULL && !is_list_of(times, count))) {
         return false;
     }
-    Py_ssize_t count = PyList_GET_SIZE(values);
+    for (Py_ssize_t i = 0; times != NULL && i < count; i++) {
+        int64_t time;
+        if (!is_int64(PyList_GET_ITEM(times, i), &time)) {
+            return false;
+        }
+    }
     int64_t limit = self->batch_bytes_max;
     bool has_nulls;
     int64_t size = size_of_items(values, 0, count, limit, false, &has_nulls);
@@ -1906,9 +1916,9 @@ is_plain_batch(const TailBuffer *self, PyObject *values, PyObject *keys)
 /* The offsets of records that were appended together; NULL, perhaps with an exception, where the
    slow way has to. */
 static PyObject *
-append_batch(TailBuffer *self, PyObject *values, PyObject *keys)
+append_batch(TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times)
 {
-    if (!is_plain_batch(self, values, keys)) {
+    if (!is_plain_batch(self, values, keys, times)) {
         return NULL;
     }
     uint64_t first = self->next_offset, count = (uint64_t)PyList_GET_SIZE(values);
@@ -1917,7 +1927,8 @@ append_batch(TailBuffer *self, PyObject *values, PyObject *keys)
                                               (unsigned long long)(first + count));
     /* That may have run the collector, and it anything; from here on nothing does. */
     if (offsets == NULL || self->next_offset != first ||
-        (uint64_t)PyList_GET_SIZE(values) != count || !is_plain_batch(self, values, keys)) {
+        (uint64_t)PyList_GET_SIZE(values) != count ||
+        !is_plain_batch(self, values, keys, times)) {
         Py_XDECREF(offsets);
         return NULL;
     }
@@ -1925,7 +1936,7 @@ append_batch(TailBuffer *self, PyObject *values, PyObject *keys)
     const bool had_keys = self->has_keys;
     FrameHeader header;
     PyObject *frame = NULL;
-    if (stage_all(self, values, keys, NULL, wall_clock())) {
+    if (stage_all(self, values, keys, times, wall_clock())) {
         Py_ssize_t start = kept[0] / (Py_ssize_t)sizeof(Staged);
         frame = join_staged(self, start, staged_count(self), first, has_keys_from(self, start),
                             &header);
@@ -1961,9 +1972,10 @@ TailBuffer_append_many(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs
     if (!parse_append(append_many_names, args, nargs, kwnames, found)) {
         return NULL;
     }
-    if (found[TIMESTAMP] == Py_None && found[DURABILITY] == Py_None) {
+    if (found[DURABILITY] == Py_None) {
         PyObject *offsets = append_batch(self, found[VALUE],
-                                         found[KEY] == Py_None ? NULL : found[KEY]);
+                                         found[KEY] == Py_None ? NULL : found[KEY],
+                                         found[TIMESTAMP] == Py_None ? NULL : found[TIMESTAMP]);
         if (offsets != NULL || PyErr_Occurred()) {
             return offsets;
         }

@@ -370,16 +370,15 @@ class PythonTailBuffer:
         durability: str | None = None,
     ) -> range:
         """Append records together and return their offsets; see `Log.append_many`."""
-        is_plain = timestamps is None and durability is None and type(values) is list
-        if is_plain and self.is_open:
-            offsets = self._append_batch(values, keys)
+        if durability is None and type(values) is list and self.is_open:
+            offsets = self._append_batch(values, keys, timestamps)
             if offsets is not None:
                 return offsets
         return self._append_many_slowly(
             values, keys=keys, timestamps=timestamps, durability=durability
         )
 
-    def _append_batch(self, values: Any, keys: Any) -> range | None:
+    def _append_batch(self, values: Any, keys: Any, timestamps: Any) -> range | None:
         """A small and plain batch; None for any other."""
         count = len(values)
         values = values.copy()  # which nobody else changes
@@ -392,17 +391,26 @@ class PythonTailBuffer:
             some_keys = {place: key for place, key in enumerate(keys) if key is not None}
             if countOf(map(type, some_keys.values()), bytes) != len(some_keys):
                 return None
+        times: list[int] | None = None
+        if timestamps is not None:
+            if type(timestamps) is not list or len(timestamps) != count:
+                return None
+            times = timestamps.copy()
+            if countOf(map(type, times), int) != count:
+                return None
+            if min(times) < TIMESTAMP_MIN or max(times) > TIMESTAMP_MAX:
+                return None
         if max(sum(map(len, values)), sum(map(len, some_keys.values()))) > self.batch_bytes_max:
             return None
         with self._lock:
             offset, position, place = self.next_offset, self.position, len(self._values)
-            time = time_ns()
+            times = [time_ns()] * count if times is None else times
             frame = kernel.join_frame(
                 values,
                 None,
                 0,
                 count,
-                time,
+                times,
                 list(map(some_keys.get, range(count))) if some_keys else None,
                 offset,
                 self.append_time,
@@ -419,7 +427,7 @@ class PythonTailBuffer:
             try:
                 self._keys.update((place + index, key) for index, key in some_keys.items())
                 self._values += values
-                self._timestamps += [time] * count
+                self._timestamps += times
             except BaseException:  # as in `append`
                 del self._values[place:], self._timestamps[place:]
                 for index in some_keys:

@@ -272,7 +272,11 @@ class Fuzz:
             elif what < 0.75:
                 batch = self.values()
                 size = len(batch) if isinstance(batch, list) else 2
-                options = {"keys": rng.choice([None, self.keys(size), self.values()])}
+                times = [rng.randint(-(2**63) - 1, 0) for _ in range(size)]
+                options = {
+                    "keys": rng.choice([None, self.keys(size), self.values()]),
+                    "timestamps": rng.choice([None, None, times, self.number()]),
+                }
                 found = [
                     self.outcome(lambda b=b, v=batch, o=options: b.append_many(v, **o))
                     for b in buffers

@@ -84,7 +84,7 @@ class Rig:
             again = encode_frame(
                 header.base_offset,
                 batch.values(),
-                header.min_timestamp,
+                list(batch.timestamps),
                 batch.keys() if batch.has_keys else None,
                 append_time=header.append_time,
                 log_tag=TAG,
@@ -152,7 +152,7 @@ steps = st.lists(
                     "keys": st.none()
                     | some.values
                     | st.lists(st.none() | st.binary(max_size=9), max_size=20),
-                    "timestamps": st.none() | st.just([1]),
+                    "timestamps": st.none() | st.lists(st.integers(-9, 0), max_size=9),
                     "durability": st.none() | st.just("durable"),
                 },
             ),
@@ -162,6 +162,11 @@ steps = st.lists(
             st.lists(
                 st.tuples(st.binary(max_size=99), st.none() | st.binary(max_size=9)), max_size=20
             ),
+        ),
+        st.tuples(
+            st.just("many"),
+            st.lists(st.binary(max_size=99), min_size=1, max_size=5),
+            st.integers(-(2**63) - 1, 0) | some.numbers,
         ),
         st.tuples(st.just("largest"), st.integers(0, 2500)),
         st.tuples(st.just("open"), st.booleans()),
@@ -205,6 +210,8 @@ def run(rig, step):
     if name == "many":
         if len(args) == 1:
             return buffer.append_many([v for v, _ in args[0]], keys=[k for _, k in args[0]])
+        if not isinstance(args[1], dict):  # of the last of the timestamps
+            return buffer.append_many(args[0], timestamps=[-5] * (len(args[0]) - 1) + [args[1]])
         return buffer.append_many(args[0], **args[1])
     if name == "largest":
         buffer.batch_bytes_max = args[0]

@@ -53,10 +53,10 @@ CALLS: dict[str, Callable[[segstore.Log], object]] = {
     "append to the tail": lambda log: log.append(b"try"),
     "append to the tail with a key": lambda log: log.append(b"try", key=b"key", timestamp=7),
     "append durable": lambda log: log.append(b"try", durability="durable"),
-    "append_many": lambda log: log.append_many([b"try"] * 3, timestamps=range(3)),
+    "append_many": lambda log: log.append_many((b"try",) * 3, timestamps=range(3)),
     "append_many to the tail": lambda log: log.append_many([b"try"] * 3),
     "append_many to the tail with keys": lambda log: log.append_many(
-        [b"try"] * 3, keys=[b"key", None, b""]
+        [b"try"] * 3, keys=[b"key", None, b""], timestamps=[3, 2, 1]
     ),
     "append_many that rolls": lambda log: log.append_many([b"try" + bytes(500)] * 10),
     "sync": lambda log: log.sync(),
