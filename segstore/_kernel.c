@@ -928,9 +928,8 @@ join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     PyObject *values = args[0], *keys = args[5] == Py_None ? NULL : args[5], *frame = NULL;
     int64_t start, stop, base_offset, append_time, log_tag, durable_offset;
     FrameHeader header = {0};
-    if (PyList_CheckExact(values) && is_int64(args[2], &start) && is_int64(args[3], &stop) &&
-        0 <= start && start < stop && stop <= PyList_GET_SIZE(values) &&
-        (keys == NULL || (PyList_CheckExact(keys) && stop <= PyList_GET_SIZE(keys))) &&
+    if (PyList_CheckExact(values) && (keys == NULL || PyList_CheckExact(keys)) &&
+        is_int64(args[2], &start) && is_int64(args[3], &stop) && 0 <= start && start < stop &&
         stop - start < INT32_MAX / 4 && is_int64(args[6], &base_offset) && base_offset >= 0 &&
         is_int64(args[7], &append_time) && is_int64(args[8], &log_tag) && log_tag >= 0 &&
         log_tag <= UINT32_MAX && is_int64(args[9], &durable_offset) && durable_offset >= 0) {
@@ -939,7 +938,9 @@ join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         header.log_tag = (uint32_t)log_tag;
         header.durable_offset = (uint64_t)durable_offset;
         Times times;
-        if (open_times(&times, args[4]) &&
+        /* The lists after the buffer, because an object may run Python to give one. */
+        if (open_times(&times, args[4]) && stop <= PyList_GET_SIZE(values) &&
+            (keys == NULL || stop <= PyList_GET_SIZE(keys)) &&
             time_range(&times, (Py_ssize_t)start, (Py_ssize_t)stop, &header.min_timestamp,
                        &header.max_timestamp)) {
             frame = join_checked(values, (Py_ssize_t)start, (Py_ssize_t)stop, &times, keys,

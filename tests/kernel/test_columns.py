@@ -144,6 +144,21 @@ def test_values_that_change_behind_the_measuring_are_framed_as_they_are_then(com
     assert found == spec.join_frame(values, None, 0, 2, 5, None, *FIELDS)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="only C code gives out buffers")
+@pytest.mark.parametrize("which", [0, 1])
+def test_lists_that_a_buffer_of_timestamps_empties_are_not_read_beyond_their_end(compiled, which):
+    lists = [[b"%d" % n for n in range(500)] for _ in range(2)]
+
+    class Times(array.array):
+        def __buffer__(self, flags):
+            lists[which].clear()
+            return super().__buffer__(flags)
+
+    values, keys = lists
+    with pytest.raises(ValueError, match="no records 0 to 500 among 0"):
+        compiled.join_frame(values, None, 0, 500, Times("q", range(500)), keys, *FIELDS)
+
+
 keys_columns = st.none() | st.lists(st.none() | st.binary(max_size=20), max_size=40)
 
 
