@@ -202,10 +202,7 @@ class LogReader:
                 if self.catalog().segments != catalog.segments:
                     return self.offset_for_time(timestamp)
                 continue  # its file is missing, and so are its records
-            slot = reader.slot_before_time(timestamp)
-            start = segment.base_offset
-            if slot >= 0:
-                start += reader.index[slot][0]
+            start = reader.offset_before_time(timestamp)
             stop = catalog.end_offset(number)
             found = self._first_at(
                 range(max(first, start), end if stop is None else stop), timestamp

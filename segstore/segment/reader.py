@@ -106,14 +106,13 @@ class SegmentReader:
             OSError: the file can't be read.
             UnsupportedFormatError: a frame is of a later format version.
         """
-        slot = self.slot(offset)
+        index, slot = self._find(offset)
         first_bytes = None
         if stop is not None and slot >= 0:
-            index = self.index
             after = index.slot_of_offset(stop - 1 - self.base_offset) + 1
             if slot < after < len(index):
                 first_bytes = index.position(after) - index.position(slot)
-        return self._events_from(slot, self.source.size(), first_bytes)
+        return self._events_from(index, slot, self.source.size(), first_bytes)
 
     def events_unindexed(self) -> Iterator[Frame | Damage]:
         """Everything from the first frame on, without a look at the index."""
@@ -141,8 +140,7 @@ class SegmentReader:
         heads = self._heads  # before the index, which may be made anew meanwhile, with new ones
         index = self._index
         if index is None or self._may_grow:
-            self.slot(offset)
-            index = self.index
+            index, _ = self._find(offset)
         source = self.source
         try:
             for _ in range(2):
@@ -192,10 +190,9 @@ class SegmentReader:
             OSError: the file can't be read.
             UnsupportedFormatError: the batch is of a later format version.
         """
-        slot = self.slot(offset)
+        index, slot = self._find(offset)
         if slot < 0:
             return None
-        index = self.index
         position = index.position(slot)
         end = index.position(slot + 1) if slot + 1 < len(index) else self.source.size()
         if end - position > SPAN_BYTES_MAX:
@@ -216,8 +213,11 @@ class SegmentReader:
             at += size_bytes
         return None
 
-    def slot(self, offset: int) -> int:
-        """The index entry to start from for `offset`; -1 is the start of the segment."""
+    def _find(self, offset: int) -> tuple[OffsetIndex, int]:
+        """The entry to start from for `offset`, and its index; -1 is the start of the segment.
+
+        Both, because the next look may find another index, which another thread made anew.
+        """
         index = self._index
         if index is None:
             index = self.index
@@ -226,15 +226,17 @@ class SegmentReader:
             with self._growth_lock:
                 known = index.position(len(index) - 1) if len(index) else 0
                 if self.source.size() - known > GROWTH_BYTES:
-                    self._extend_index()
+                    self._extend(index)
                 slot = index.slot_of_offset(offset - self.base_offset)
-        return slot
+        return index, slot
 
-    def slot_before_time(self, timestamp: int) -> int:
-        """The index entry to start from for the first record at or after `timestamp`."""
+    def offset_before_time(self, timestamp: int) -> int:
+        """The offset to start from for the first record at or after `timestamp`."""
         if self._are_times_doubtful:
             self._correct_times()
-        return self.index.slot_before_time(timestamp)
+        index = self.index
+        slot = index.slot_before_time(timestamp)
+        return self.base_offset + (index[slot][0] if slot >= 0 else 0)
 
     @property
     def size_bytes(self) -> int:
@@ -287,9 +289,8 @@ class SegmentReader:
         self.is_index_rebuilt = True
         self._may_grow = False  # what was wrong once is not asked again
 
-    def _extend_index(self) -> None:
+    def _extend(self, index: OffsetIndex) -> None:
         """Read the entries that a writer in another process has added since."""
-        index = self.index
         try:
             file = self._disk.open(segment_file(self.base_offset, RAW_INDEX_SUFFIX))
         except FileNotFoundError:  # swapped or deleted, while the data is still open here
@@ -311,13 +312,17 @@ class SegmentReader:
             last = entry
 
     def _events_from(
-        self, slot: int, end_position: int, first_bytes: int | None = None
+        self,
+        index: OffsetIndex,
+        slot: int,
+        end_position: int,
+        first_bytes: int | None = None,
     ) -> Iterator[Frame | Damage]:
         """Events from an entry; one that turns out wrong is replaced by what the data says."""
         if slot < 0:
             yield from self.scan_from(FILE_HEADER_BYTES, self.base_offset, end_position)
             return
-        relative_offset, position, _ = self.index[slot]
+        relative_offset, position, _ = index[slot]
         offset = self.base_offset + relative_offset
         events = self.scan_from(position, offset, end_position, first_bytes)
         first = next(events, None)
@@ -331,7 +336,7 @@ class SegmentReader:
         else:
             # Either the entry or the frame is wrong, and only the data can tell.
             self.rebuild_index()
-            yield from self._events_from(self.slot(offset), end_position)
+            yield from self._events_from(*self._find(offset), end_position)
 
     def scan_from(
         self, position: int, offset: int, end_position: int, first_bytes: int | None = None

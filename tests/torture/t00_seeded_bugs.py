@@ -131,10 +131,10 @@ def _unsynced_seal() -> Iterator[None]:
 
 @contextmanager
 def _trusted_index() -> Iterator[None]:
-    def events(self: Any, slot: int, end: int, first_bytes: int | None = None) -> Any:
+    def events(self: Any, index: Any, slot: int, end: int, first_bytes: int | None = None) -> Any:
         if slot < 0:
             return self.scan_from(64, self.base_offset, end, first_bytes)
-        relative_offset, position, _ = self.index[slot]
+        relative_offset, position, _ = index[slot]
         return self.scan_from(position, self.base_offset + relative_offset, end, first_bytes)
 
     with patch.object(reader_module.SegmentReader, "_events_from", events):
