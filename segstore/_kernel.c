@@ -1324,25 +1324,24 @@ typedef struct {
     Py_ssize_t size, capacity;
 } Column;
 
-/* Room for so many more, and some memory even for none; false with an exception without any. */
+/* Room for so many more, and some memory even for none; false with an exception without any. A size
+   fits 31 bits, as the ends of values and keys do. */
 static bool
 reserve(Column *column, Py_ssize_t more)
 {
-    if (more < column->capacity - column->size) {
+    Py_ssize_t size = column->size + more;
+    if (more < column->capacity - column->size && size <= INT32_MAX) {
         return true;
     }
-    Py_ssize_t capacity = column->size + more;
-    if (more <= INT32_MAX - column->size) {
-        capacity += capacity / 2 + 1024;
-        char *data = PyMem_Realloc(column->data, (size_t)capacity);
-        if (data != NULL) {
-            column->data = data;
-            column->capacity = capacity;
-            return true;
-        }
+    Py_ssize_t capacity = size + size / 2 + 1024;
+    char *data = size <= INT32_MAX ? PyMem_Realloc(column->data, (size_t)capacity) : NULL;
+    if (data == NULL) {
+        PyErr_NoMemory();
+        return false;
     }
-    PyErr_NoMemory();
-    return false;
+    column->data = data;
+    column->capacity = capacity;
+    return true;
 }
 
 static inline void
