@@ -1871,15 +1871,10 @@ TailBuffer_join_frame(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
     if (PyErr_Occurred()) {
         return NULL;
     }
-    if (!PyLong_Check(args[2])) {
-        PyErr_SetString(PyExc_TypeError, "an offset is an int");
-        return NULL;
-    }
     unsigned long long base_offset = PyLong_AsUnsignedLongLong(args[2]);
     if (PyErr_Occurred()) {
         return NULL;
     }
-    /* Asked last: to make an int of something may run Python, and that may append or restart. */
     if (start < 0 || stop <= start || stop > staged_count(self)) {
         PyErr_Format(PyExc_ValueError, "there are no records %zd to %zd among %zd", start, stop,
                      staged_count(self));

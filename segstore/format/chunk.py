@@ -78,9 +78,7 @@ def decode_chunk(data: Buffer) -> bytes:
         raw: bytes
         raw, read_bytes = lz4.frame.decompress(data, return_bytes_read=True)
     except RuntimeError as error:  # also for a frame that is cut short
-        if "allocation" in str(
-            error
-        ):  # in the name that LZ4 gives to the error, ERROR_allocation...
+        if "allocation" in str(error):  # LZ4's own name for it is ERROR_allocation_failed
             raise MemoryError(f"LZ4: {error}") from None
         raise ValueError(f"LZ4: {error}") from None
     if read_bytes != len(data) or len(raw) != size:
