@@ -509,7 +509,7 @@ class Log(Handle):
             dry_run: change nothing, and say what would be done.
 
         Raises:
-            StorageError: a step failed; the segment under work is as it was.
+            StorageError: a step failed; what could be read still can, and the next call goes on.
             ReadOnlyError, LogClosedError: as for `append`.
         """
         from segstore.log.repair import repair

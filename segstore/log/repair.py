@@ -7,6 +7,7 @@ from segstore.disk import Disk
 from segstore.format.fileheader import log_tag
 from segstore.log.manager import SegmentManager
 from segstore.log.report import LostRange
+from segstore.segment.catalog import Segment
 from segstore.segment.reader import SegmentReader
 from segstore.segment.repair import mend, survey
 
@@ -38,7 +39,7 @@ def repair(
     """Look at every sealed segment and mend what needs it.
 
     Raises:
-        OSError: a step failed; the segment under work is as it was.
+        OSError: a step failed; what could be read still can, and the next repair goes on.
         UnsupportedFormatError: a file is of a later format version.
     """
     indexes: list[str] = []
@@ -70,9 +71,18 @@ def repair(
         if found.needs_index:
             indexes.append(segment.index_name)
         if not dry_run:
-            mended, names = mend(
-                disk, segment, reader, found, log_id, end_offset, index_interval_bytes
-            )
+            try:
+                mended, names = mend(
+                    disk, segment, reader, found, log_id, end_offset, index_interval_bytes
+                )
+            except BaseException:
+                # The plain file may have taken the place of a compressed one already, and only its
+                # index be missing.
+                if disk.size_of(segment.data_name) is None:
+                    plain = Segment(base_offset, False, 0, None)
+                    size_bytes = disk.size_of(plain.data_name) or 0
+                    manager.replace(plain._replace(data_bytes=size_bytes))
+                raise
             manager.replace(mended)
             kept += [os.path.join(disk.path, name) for name in names]
     return RepairReport(dry_run, tuple(indexes), tuple(lost), tuple(kept))

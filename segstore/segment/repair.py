@@ -60,7 +60,7 @@ def mend(
     """Mend a segment; what it is then, and the names of what was set aside.
 
     Raises:
-        OSError: a step failed; the segment is as it was.
+        OSError: a step failed; the segment is as it was, or without damage and without its index.
     """
     kept: list[str] = []
     if found.damage:
