@@ -1242,6 +1242,8 @@ read_record(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 /* The small append                                                                            */
 
 #define FRAMES_POSITION 4096
+/* Of more records the slow way costs each next to nothing. */
+#define BATCH_COUNT_MAX 512
 
 /* The start of a frame of one record: the header, its value's offsets, and its key's if it has one.
    The bytes of the key follow, and those of the value. */
@@ -1890,7 +1892,7 @@ static bool
 is_plain_batch(const TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times)
 {
     Py_ssize_t count = PyList_CheckExact(values) ? PyList_GET_SIZE(values) : 0;
-    if (!self->is_open || count == 0 || (keys != NULL && !is_list_of(keys, count)) ||
+    if (!self->is_open || count == 0 || count > BATCH_COUNT_MAX || (keys != NULL && !is_list_of(keys, count)) ||
         (times != NULL && !is_list_of(times, count))) {
         return false;
     }

@@ -60,6 +60,8 @@ from segstore.format.names import OFFSET_MAX, TAIL, temporary
 
 TAIL_BYTES = 1 << 20
 FRAMES_POSITION = 4096
+# A batch of more records does not take the short way: what the long one costs is little for each.
+BATCH_COUNT_MAX = 512
 
 _END_AT = FILE_HEADER_BYTES
 _DURABLE_AT = _END_AT + 32
@@ -380,9 +382,9 @@ class PythonTailBuffer:
 
     def _append_batch(self, values: Any, keys: Any, timestamps: Any) -> range | None:
         """A small and plain batch; None for any other."""
-        count = len(values)
         values = values.copy()  # which nobody else changes
-        if not count or countOf(map(type, values), bytes) != count:
+        count = len(values)
+        if not 0 < count <= BATCH_COUNT_MAX or countOf(map(type, values), bytes) != count:
             return None
         some_keys: dict[int, bytes] = {}
         if keys is not None:

@@ -313,6 +313,14 @@ def test_a_batch_that_is_too_large_goes_the_slow_way_and_leaves_nothing(kind):
     assert not rig.buffer.has_keys
 
 
+def test_a_batch_of_many_records_goes_the_slow_way(kind):
+    rig = Rig(kind, FRAMES_POSITION + 100_000)
+    rig.buffer.batch_bytes_max = 50_000
+    assert rig.buffer.append_many([b""] * 512) == range(512)
+    assert rig.buffer.append_many([b""] * 513) == -2
+    assert rig.buffer.next_offset == 512
+
+
 def test_the_timestamp_is_the_wall_clock(kind):
     rig = Rig(kind)
     before = time.time_ns()
