@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from segstore.format.batch import Record, RecordBatch
 from segstore.log.reading import LogReader, OnDamage
@@ -43,5 +44,7 @@ def _may_have(reader: LogReader, segment: Segment, key: bytes) -> bool:
     if not stamp.filter_bytes:  # sealed, and no record had a key
         return False
     disk = reader.view.disk
-    key_filter = load_index(disk, segment.base_offset, segment.is_compressed, stamp).key_filter
-    return key_filter is None or key in key_filter
+    with suppress(OSError):
+        key_filter = load_index(disk, segment.base_offset, segment.is_compressed, stamp).key_filter
+        return key_filter is None or key in key_filter
+    return True

@@ -7,6 +7,10 @@ missing or wrong one is made anew from the data.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from segstore.disk import Disk, File, open_anew
 from segstore.format.fileheader import FileHeader, encode_file_header
 from segstore.format.index import (
@@ -23,6 +27,24 @@ from segstore.format.names import RAW_INDEX_SUFFIX, segment_file
 # Most of an active index is empty, and what is empty is neither read nor held at once.
 PIECE_BYTES = 4096 * ENTRY_BYTES
 _EMPTY_PIECE = bytes(PIECE_BYTES)
+
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+@contextmanager
+def unreadable_as_missing() -> Iterator[None]:
+    """Go on behind the block where an index can't be read: it is made anew, as one that is lost.
+
+    A shortage says nothing of the index, though, and another try may find it whole.
+
+    Raises:
+        OSError: there were not enough descriptors, or not enough memory.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _SHORTAGES:
+            raise
 
 
 class IndexFile:
@@ -118,19 +140,20 @@ class IndexFile:
 
 
 def read_stamp(disk: Disk, name: str, base_offset: int) -> Stamp | None:
-    """The stamp of an index file, or None where there is no intact one.
+    """The stamp of an index file, or None where there is no intact one that can be read.
 
     Raises:
+        OSError: see `unreadable_as_missing`.
         UnsupportedFormatError: the file is of a later format version.
     """
-    try:
+    data = b""
+    with unreadable_as_missing():
         file = disk.open(name)
-    except OSError:
-        return None
-    try:
-        found = decode_stamp(file.read(ENTRIES_POSITION, 0), base_offset)
-    finally:
-        file.close()
+        try:
+            data = file.read(ENTRIES_POSITION, 0)
+        finally:
+            file.close()
+    found = decode_stamp(data, base_offset)
     return None if found is None else found[1]
 
 

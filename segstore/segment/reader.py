@@ -25,7 +25,7 @@ from segstore.format.names import LZ4_INDEX_SUFFIX, RAW_INDEX_SUFFIX, segment_fi
 from segstore.format.pointread import Head
 from segstore.format.scanner import Damage, Frame, Scanner, readable
 from segstore.segment.headcache import HeadCache
-from segstore.segment.indexfile import read_entries
+from segstore.segment.indexfile import read_entries, unreadable_as_missing
 from segstore.segment.source import ChunkTable, Lz4Source, RawSource, Source, UnreadableError, scan
 from segstore.segment.state import NO_MAX
 
@@ -369,13 +369,16 @@ class Loaded(NamedTuple):
 
 
 def load_index(disk: Disk, base_offset: int, is_compressed: bool, stamp: Stamp | None) -> Loaded:
-    """Read the index file of a segment; what can't be read of it is not there."""
+    """Read the index file of a segment; what can't be read of it is not there.
+
+    Raises:
+        OSError: see `unreadable_as_missing`.
+    """
     suffix = LZ4_INDEX_SUFFIX if is_compressed else RAW_INDEX_SUFFIX
-    try:
+    with unreadable_as_missing():
         file = disk.open(segment_file(base_offset, suffix))
         return _read_index(file, is_compressed, stamp)
-    except OSError:
-        return Loaded()
+    return Loaded()
 
 
 def _read_index(file: File, is_compressed: bool, stamp: Stamp | None) -> Loaded:

@@ -8,8 +8,14 @@ import pytest
 
 from segstore.config import LogConfig
 from segstore.errors import StorageError
-from segstore.format.names import LZ4_SUFFIX, RAW_SUFFIX, segment_file
-from segstore.log.log import Log
+from segstore.format.names import (
+    LZ4_INDEX_SUFFIX,
+    LZ4_SUFFIX,
+    RAW_SUFFIX,
+    TAIL,
+    segment_file,
+)
+from segstore.log.log import Log, Mode
 from segstore.testing.faulty import Fault, FaultyDisk
 from segstore.testing.memory import MemoryDisk
 
@@ -63,3 +69,64 @@ def test_a_repair_that_a_shortage_stops_costs_no_record(kind: str, is_compressed
             assert log.repair() == (False, (), (), ())
             assert list(log.values(errors="skip")) == left
     assert failure_count
+
+
+def holed() -> MemoryDisk:
+    """A log whose first segment ends in a hole, which only its index tells of, and without tail."""
+    disk = sealed()
+    name = segment_file(0, RAW_SUFFIX)
+    damage(disk, name, (disk.size_of(name) or 0) - 100)
+    with Log(disk, "a", CONFIG) as log:
+        assert log.repair().lost
+    disk.unlink(TAIL)
+    return disk
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_a_log_opens_as_it_is_or_not_at_all_where_descriptors_are_short(mode: Mode) -> None:
+    disk = holed()
+    failure_count = 0
+    for number in range(1, 20):
+        copy = disk.after_kill()
+        try:
+            with Log(FaultyDisk(copy, [Fault("open", number, errno.EMFILE)]), mode, CONFIG) as log:
+                assert (log.end_offset, log.recovery.cut) == (len(VALUES), ())
+        except OSError:
+            failure_count += 1
+        with Log(copy, mode, CONFIG) as log:
+            assert (log.end_offset, log.recovery.cut) == (len(VALUES), ())
+    assert failure_count
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_an_index_that_a_shortage_hides_needs_no_repair(error: int, is_compressed: bool) -> None:
+    disk = sealed()
+    if is_compressed:
+        with Log(disk, "a", CONFIG) as log:
+            log.compress()
+    faulty = FaultyDisk(disk)
+    with Log(faulty, "a", CONFIG) as log:
+        faulty.faults = [Fault("open", faulty.counts["open"] + 1, error)]
+        with pytest.raises(StorageError) as caught:
+            log.repair(dry_run=True)
+        assert caught.value.errno == error
+        assert log.repair() == (False, (), (), ())
+
+
+@pytest.mark.parametrize("kind", ["open", "read"])
+def test_an_index_on_a_bad_spot_of_the_device_is_as_good_as_lost(kind: str) -> None:
+    disk = sealed()
+    with Log(disk, "a", CONFIG) as log:
+        log.compress()
+    faulty = FaultyDisk(disk)
+
+    def fail(kind_now: str, name: str) -> None:
+        is_hit = (kind_now, name) == (kind, segment_file(0, LZ4_INDEX_SUFFIX))
+        faulty.faults = [Fault(kind, faulty.counts[kind] + 1, errno.EIO)] if is_hit else []
+
+    faulty.before = fail
+    for mode in ("r", "a"):
+        with Log(faulty, mode, CONFIG) as log:
+            assert list(log.values()) == VALUES
+            assert log.verify().lost == ()
