@@ -760,10 +760,15 @@ class Log(Handle):
     def _let_go(self) -> None:
         try:
             if self._writer is not None:
-                with suppress(SegstoreError):  # `close` below says what is wrong
-                    self._writer.drain()  # which may roll
-                    self._writer.seal_rolled()
-                self._writer.close()
+                try:
+                    with suppress(SegstoreError):  # `close` below says what is wrong
+                        self._writer.drain()  # which may roll
+                        self._writer.seal_rolled()
+                    self._writer.close()
+                finally:
+                    # Whatever came between (a MemoryError, Ctrl-C): nothing may be appended
+                    # without the lock. A second call does nothing.
+                    self._writer.close()
         finally:
             if self._lock_file is not None:
                 leave_lock(self._lock_file)

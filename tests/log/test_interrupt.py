@@ -149,10 +149,14 @@ def test_a_close_that_was_interrupted_can_be_called_again(tmp_path: Path) -> Non
         path = tmp_path / f"{step}"
         log = segstore.open(path)
         log.append(b"x")
+        kept_from_before = log.append, log.append_many
         was_interrupted = interrupted(log.close, step)
         with suppress(segstore.StorageError):  # which says that it was interrupted
             log.close()
         with segstore.open(path, background=False) as again:
+            for append, value in zip(kept_from_before, (b"y", [b"y"]), strict=True):
+                with pytest.raises(segstore.SegstoreError):
+                    append(value)  # type: ignore[operator]
             assert list(again.values()) == [b"x"]
         step += 1 if step < 40 else 3
     assert step > 40
