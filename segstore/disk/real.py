@@ -60,7 +60,10 @@ class OsMapping(Handle):
     @property
     def _futex(self) -> Futex | None:
         if self._futex_made is None and self._is_writable:
-            self._futex_made = Futex.of(self.view)
+            # What it takes is imported only here, where an append is already done: too few
+            # descriptors for that, or too little memory, must not make it fail.
+            with suppress(ImportError, OSError, MemoryError):
+                self._futex_made = Futex.of(self.view)
         return self._futex_made
 
     def close(self) -> None:

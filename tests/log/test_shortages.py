@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 
 import pytest
 
@@ -130,3 +132,41 @@ def test_an_index_on_a_bad_spot_of_the_device_is_as_good_as_lost(kind: str) -> N
         with Log(faulty, mode, CONFIG) as log:
             assert list(log.values()) == VALUES
             assert log.verify().lost == ()
+
+
+WITHOUT_DESCRIPTORS = """
+import os, resource, sys
+import segstore
+
+log = segstore.open({path!r}, background=False, compression=None)
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+
+def take_all_but(spare):
+    taken = []
+    try:
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        for descriptor in taken[len(taken) - spare:]:
+            os.close(descriptor)
+
+{code}
+"""
+
+
+def run_without_descriptors(path: str, code: str) -> str:
+    """What some code prints in a process of its own, which has imported nothing beside."""
+    command = [sys.executable, "-c", WITHOUT_DESCRIPTORS.format(path=path, code=code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert not done.stderr
+    return done.stdout
+
+
+def test_an_append_that_finds_nobody_to_wake_with_is_done_all_the_same(path: str) -> None:
+    """The first follower makes the writer import what wakes it."""
+    code = """
+take_all_but(0)
+log._bell.word[0] = 1  # as a follower in another process does
+print(log.append(b"x"), log.append_many([b"y"]), log.end_offset)
+"""
+    assert run_without_descriptors(path, code) == "0 range(1, 2) 2\n"
