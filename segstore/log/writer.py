@@ -312,6 +312,12 @@ class LogWriter:
                 return self.manager.seal_rolled()
             except OSError as error:
                 raise self._storage_error(error, "a segment can't be sealed") from error
+            except (ImportError, MemoryError) as error:
+                # Not enough descriptors for what hashes the keys, or memory for all of them. Each
+                # step can be done again, and no record depends on it.
+                raise StorageError(
+                    errno.EAGAIN, f"a segment can't be sealed, and is another time: {error!r}"
+                ) from error
             except BaseException:
                 self._fail_halfway()
                 raise

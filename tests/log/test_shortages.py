@@ -139,7 +139,7 @@ import os, resource, sys
 import segstore
 
 log = segstore.open({path!r}, background=False, compression=None)
-resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 4096))
 
 def take_all_but(spare):
     taken = []
@@ -170,3 +170,20 @@ log._bell.word[0] = 1  # as a follower in another process does
 print(log.append(b"x"), log.append_many([b"y"]), log.end_offset)
 """
     assert run_without_descriptors(path, code) == "0 range(1, 2) 2\n"
+
+
+def test_a_seal_that_a_shortage_stops_is_made_up_for(path: str) -> None:
+    code = """
+log.append(b"x", key=b"key")
+log._writer.roll()
+take_all_but(1)  # of which the segment takes one, and the module that hashes keys another
+try:
+    log._writer.seal_rolled()
+except segstore.StorageError as error:
+    print(type(error.__cause__).__name__)
+print(log.append(b"y"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+log.maintain()
+print(log.segments()[0].state, [record.value for record in log.find(b"key")])
+"""
+    assert run_without_descriptors(path, code).splitlines() == ["ImportError", "1", "sealed [b'x']"]
