@@ -86,11 +86,15 @@ class Consumer(Handle):
                 "consumer again at the offset it had reached",
             )
         self._file = file
-        self._epoch = reader.view.epoch()
-        self._is_doubtful = False
-        # What was committed may be gone where no writer has come by since a power cut.
-        self._position = min(self.committed, reader.view.end_offset())
-        _OPEN_CONSUMERS.add(self)
+        try:
+            self._epoch = reader.view.epoch()
+            self._is_doubtful = False
+            # What was committed may be gone where no writer has come by since a power cut.
+            self._position = min(self.committed, reader.view.end_offset())
+            _OPEN_CONSUMERS.add(self)
+        except BaseException:  # which else would hold the name for as long as somebody has it
+            file.close()
+            raise
 
     @property
     def committed(self) -> int:

@@ -33,16 +33,16 @@ def take_lock(disk: Disk) -> File:
             # A log of this process that was abandoned holds it until it is collected.
             gc.collect()
             file.lock()
+        started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        with suppress(OSError):  # a full disk must not keep the log from opening
+            file.truncate(0)
+            file.write([f"process {os.getpid()} since {started}\n".encode()], 0)
     except LockHeldError as error:
         file.close()
         raise LogLockedError(disk.path, error.holder) from None
-    except OSError:
+    except BaseException:
         file.close()
         raise
-    started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    with suppress(OSError):  # a full disk must not keep the log from opening
-        file.truncate(0)
-        file.write([f"process {os.getpid()} since {started}\n".encode()], 0)
     return file
 
 

@@ -11,6 +11,7 @@ import pytest
 from segstore.config import LogConfig
 from segstore.errors import StorageError
 from segstore.format.names import (
+    LOCK,
     LZ4_INDEX_SUFFIX,
     LZ4_SUFFIX,
     RAW_SUFFIX,
@@ -187,3 +188,35 @@ log.maintain()
 print(log.segments()[0].state, [record.value for record in log.find(b"key")])
 """
     assert run_without_descriptors(path, code).splitlines() == ["ImportError", "1", "sealed [b'x']"]
+
+
+def test_a_consumer_that_fails_to_open_leaves_its_name() -> None:
+    disk = sealed()
+    disk.unlink(TAIL)
+    failure_count = 0
+    for number in range(1, 6):
+        faulty = FaultyDisk(disk.after_kill())
+        with Log(faulty, "r", CONFIG) as log:
+            faulty.faults = [Fault("size_of", faulty.counts["size_of"] + number, errno.EIO)]
+            try:
+                log.consumer("c").close()
+            except StorageError:  # and has it, with all that its traceback leads to
+                failure_count += 1
+                log.consumer("c").close()
+    assert failure_count
+
+
+def test_a_log_that_fails_to_open_behind_its_lock_leaves_it() -> None:
+    faulty = FaultyDisk(MemoryDisk())
+
+    def fail(kind: str, name: str) -> None:
+        if (kind, name) == ("truncate", LOCK):
+            raise MemoryError
+
+    faulty.before = fail
+    try:
+        Log(faulty, "a", CONFIG)
+        pytest.fail("it opened")
+    except MemoryError:
+        faulty.before = None
+        Log(faulty, "a", CONFIG).close()
