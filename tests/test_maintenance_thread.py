@@ -34,3 +34,23 @@ def test_a_round_that_close_overtakes_is_no_failure_and_any_other_is(caplog, err
         maintenance.stop()
     assert (maintenance.error is not None) == is_reported
     assert bool(caplog.records) == is_reported
+
+
+def test_a_handler_of_the_log_messages_that_fails_stops_no_round():
+    class Failing(logging.Handler):
+        def emit(self, record):
+            raise OSError(28, "the same full disk")
+
+    rounds = Rounds(StorageError(28, "disk full"))
+    maintenance = Maintenance(rounds.maintain, 0.001, "test")
+    logger, handler = logging.getLogger("segstore"), Failing()
+    logger.addHandler(handler)
+    try:
+        maintenance.start()
+        for _ in range(3):
+            assert rounds.was_called.wait(PATIENCE_S)
+            rounds.was_called.clear()
+    finally:
+        maintenance.stop()
+        logger.removeHandler(handler)
+    assert maintenance.error is not None

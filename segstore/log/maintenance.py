@@ -61,15 +61,17 @@ class Maintenance:
             except LogClosedError:  # closed in the middle of a round, which `close` waits for
                 return
             except Exception as error:
-                self._report(error)
+                # What reports it may fail too, on the same full disk, for one.
+                with suppress(Exception):
+                    self._report(error)
             else:
                 self.error = None
             del round_
 
     def _report(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"
-        if text != self.error:  # once, and not every round again
+        is_new, self.error = text != self.error, text
+        if is_new:  # once, and not every round again
             import logging
 
             logging.getLogger("segstore").error("background maintenance failed: %s", text)
-        self.error = text
