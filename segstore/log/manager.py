@@ -82,6 +82,11 @@ class SegmentManager:
             self._first_record_at = self._monotonic() - max(0, age_ns) / 10**9
         self.replace(Segment(writer.base_offset, False, 0, None))
 
+    def add_rolled(self, writer: SegmentWriter) -> None:
+        """Have `writer` wait for its seal, behind those that wait already."""
+        self._rolled.append(writer)
+        self.replace(Segment(writer.base_offset, False, 0, None))
+
     def reset(self, catalog: Catalog) -> None:
         """Forget every segment but those of `catalog`; what was written to is closed."""
         with self._catalog_lock:

@@ -25,7 +25,7 @@ from segstore.log.opening import (
 from segstore.log.report import RecoveryReport
 from segstore.log.startoffset import StartOffset
 from segstore.log.truncation import begin_truncation, finish_truncation, may_be_pending
-from segstore.log.writer import UNSEALED_COUNT_MAX, LogWriter
+from segstore.log.writer import FULL, UNSEALED_COUNT_MAX, LogWriter
 from segstore.segment.doorbell import Doorbell
 from segstore.segment.recovery import ScannedSegment, scan_segment
 from segstore.segment.tail import Tail, TailReader
@@ -189,8 +189,14 @@ def _take_over(
             # Damage at its end may have taken the last frames, but not the offsets they had.
             writer.state.end_offset = ends[number]
             writer.sync()
-            manager.seal(writer)
-            writer.close()
+            manager.add_rolled(writer)
+    try:
+        manager.seal_rolled()
+    except OSError as error:
+        # On a full disk they wait: retention and trim, which would free some space, need the log
+        # open.
+        if error.errno not in FULL:
+            raise
     if not goes_on:
         manager.start(end_offset)
 

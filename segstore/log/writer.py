@@ -51,7 +51,7 @@ STAGED_FRAME_BYTES_MAX = 32 * 1024
 # How many rolled segments may wait for their seal before an append seals one itself.
 UNSEALED_COUNT_MAX = 8
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # Less than a frame may hold, so that all columns of a piece and one largest record still fit one.
 _PIECE_RECORDS_MAX = RECORD_COUNT_MAX // 4
@@ -241,7 +241,7 @@ class LogWriter:
             try:
                 self._write(frames)
             except StorageError as error:
-                if self._is_unsettled or error.errno not in _FULL:
+                if self._is_unsettled or error.errno not in FULL:
                     raise
                 self.buffer.stage(staged.values, staged.timestamps, staged.keys)
                 self.buffer.position = end_position
@@ -574,7 +574,7 @@ class LogWriter:
     def _storage_error(self, error: OSError, what: str) -> StorageError:
         advice = (
             "free some space (retention and trim still work) and append again"
-            if error.errno in _FULL
+            if error.errno in FULL
             else "nothing was acknowledged"
         )
         why = error.strerror or repr(error)

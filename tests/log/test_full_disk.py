@@ -159,3 +159,28 @@ def test_an_index_that_is_full_gets_room_at_the_next_opening() -> None:
         assert list(log.values()) == VALUES[:60]
     changed = {key for key, data in disk.contents().items() if data != first[key]}
     assert changed <= {"lock"}
+
+
+def test_what_was_rolled_waits_for_its_seal_until_there_is_room() -> None:
+    disk = MemoryDisk()
+    log = Log(disk, "a", CONFIG)
+    log.append_many(VALUES[:500])
+    log.roll()
+    log._writer._unsealed_count_max = 8  # type: ignore[union-attr]
+    log.append_many(VALUES[500:])  # rolls, and seals nothing
+    log.sync()
+    faulty = full(disk.after_kill())
+    log = Log(faulty, "a", CONFIG)
+    assert faulty.failures
+    assert list(log.values()) == VALUES
+    assert log.append(b"into the tail") == 1000
+    log.trim(500)
+    assert list(log.values()) == [*VALUES[500:], b"into the tail"]
+    faulty.before = None
+    faulty.faults = []
+    log.maintain()
+    assert {info.state for info in log.segments()[:-1]} == {"sealed"}
+    log.close()
+    with Log(faulty, "a", CONFIG) as log:
+        assert log.recovery.lost == ()
+        assert list(log.values()) == [*VALUES[500:], b"into the tail"]
