@@ -1891,8 +1891,8 @@ TailBuffer_join_frame(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
 static bool
 is_plain_batch(const TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times)
 {
-    Py_ssize_t count = PyList_CheckExact(values) ? PyList_GET_SIZE(values) : 0;
-    if (!self->is_open || count == 0 || count > BATCH_COUNT_MAX || (keys != NULL && !is_list_of(keys, count)) ||
+    Py_ssize_t count = PyList_GET_SIZE(values);
+    if (!self->is_open || (keys != NULL && !is_list_of(keys, count)) ||
         (times != NULL && !is_list_of(times, count))) {
         return false;
     }
@@ -1915,16 +1915,15 @@ is_plain_batch(const TailBuffer *self, PyObject *values, PyObject *keys, PyObjec
 static PyObject *
 append_batch(TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times)
 {
-    if (!is_plain_batch(self, values, keys, times)) {
+    Py_ssize_t count = PyList_CheckExact(values) ? PyList_GET_SIZE(values) : 0;
+    if (count == 0 || count > BATCH_COUNT_MAX) {
         return NULL;
     }
-    uint64_t first = self->next_offset, count = (uint64_t)PyList_GET_SIZE(values);
+    uint64_t first = self->next_offset, stop = first + (uint64_t)count;
     PyObject *offsets = PyObject_CallFunction((PyObject *)&PyRange_Type, "KK",
-                                              (unsigned long long)first,
-                                              (unsigned long long)(first + count));
+                                              (unsigned long long)first, (unsigned long long)stop);
     /* That may have run the collector, and it anything; from here on nothing does. */
-    if (offsets == NULL || self->next_offset != first ||
-        (uint64_t)PyList_GET_SIZE(values) != count ||
+    if (offsets == NULL || self->next_offset != first || !is_list_of(values, count) ||
         !is_plain_batch(self, values, keys, times)) {
         Py_XDECREF(offsets);
         return NULL;
@@ -1949,7 +1948,7 @@ append_batch(TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times
         return NULL;
     }
     put_frame(self, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame));
-    self->next_offset += count;
+    self->next_offset = stop;
     Py_DECREF(frame);
     if (!ring(self)) {
         Py_CLEAR(offsets);

@@ -386,23 +386,29 @@ class PythonTailBuffer:
         count = len(values)
         if not 0 < count <= BATCH_COUNT_MAX or countOf(map(type, values), bytes) != count:
             return None
-        some_keys: dict[int, bytes] = {}
         if keys is not None:
-            if type(keys) is not list or len(keys) != count:
+            if type(keys) is not list:
                 return None
-            some_keys = {place: key for place, key in enumerate(keys) if key is not None}
-            if countOf(map(type, some_keys.values()), bytes) != len(some_keys):
+            keys = keys.copy()
+            if len(keys) != count:
                 return None
+            null_count = countOf(map(type, keys), type(None))
+            if countOf(map(type, keys), bytes) + null_count != count:
+                return None
+            if sum(map(len, filter(None, keys))) > self.batch_bytes_max:
+                return None
+            if null_count == count:
+                keys = None
         times: list[int] | None = None
         if timestamps is not None:
-            if type(timestamps) is not list or len(timestamps) != count:
+            if type(timestamps) is not list:
                 return None
             times = timestamps.copy()
-            if countOf(map(type, times), int) != count:
+            if len(times) != count or countOf(map(type, times), int) != count:
                 return None
             if min(times) < TIMESTAMP_MIN or max(times) > TIMESTAMP_MAX:
                 return None
-        if max(sum(map(len, values)), sum(map(len, some_keys.values()))) > self.batch_bytes_max:
+        if sum(map(len, values)) > self.batch_bytes_max:
             return None
         with self._lock:
             offset, position, place = self.next_offset, self.position, len(self._values)
@@ -413,7 +419,7 @@ class PythonTailBuffer:
                 0,
                 count,
                 times,
-                list(map(some_keys.get, range(count))) if some_keys else None,
+                keys,
                 offset,
                 self.append_time,
                 self._log_tag,
@@ -427,13 +433,11 @@ class PythonTailBuffer:
             zeros = bytes(min(ALIGNMENT_BYTES, len(view) - end))
             view[end : end + len(zeros)] = zeros
             try:
-                self._keys.update((place + index, key) for index, key in some_keys.items())
-                self._values += values
-                self._timestamps += times
+                self.stage(values, times, keys)
             except BaseException:  # as in `append`
                 del self._values[place:], self._timestamps[place:]
-                for index in some_keys:
-                    self._keys.pop(place + index, None)
+                for index in range(place, place + count):
+                    self._keys.pop(index, None)
                 raise
             # No call from here on, as there.
             view[position:end] = frame

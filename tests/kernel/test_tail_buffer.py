@@ -290,7 +290,7 @@ def test_a_batch_in_the_tail_is_one_frame_and_is_staged(compiled, batches, with_
         assert [frame[:2] for frame in rig.frames()] == expected
         assert staged(rig.buffer)[:2] == (values, keys)
         assert rig.buffer.next_offset == len(values)
-        assert len(set(map(type, rig.slow.calls))) < 2
+        assert len(rig.slow.calls) == batches.count([])
         times = staged(rig.buffer)[2]
         assert times == sorted(times)
 
