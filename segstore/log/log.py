@@ -751,7 +751,8 @@ class Log(Handle):
             return
         self._is_closed = True
         self._reader.refusal = LogClosedError()
-        vars(self).pop("append", None)
+        for name in ("append", "append_many"):
+            vars(self).pop(name, None)
         if self._maintenance is not None:
             self._maintenance.stop()
         with self._housekeeping:

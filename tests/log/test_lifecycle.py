@@ -59,6 +59,21 @@ def test_closing_twice_is_fine_and_everything_after_it_is_refused(path):
         pass
 
 
+def test_a_log_that_is_being_closed_takes_nothing_more(path):
+    log = segstore.open(path, background=False)
+    with log._housekeeping:  # for which `close` waits
+        closing = threading.Thread(target=log.close)
+        closing.start()
+        deadline = time.monotonic() + 5
+        while {"append", "append_many"} & vars(log).keys() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        for call in (lambda: log.append(b"x"), lambda: log.append_many([b"x"]), log.sync):
+            with pytest.raises(LogClosedError):
+                call()
+    closing.join()
+    assert segstore.open(path, "r").end_offset == 0
+
+
 def test_an_iterator_that_outlives_its_log_ends_with_an_error_of_ours(path):
     log = segstore.open(path, segment_size=4096, batch_size=1000, background=False)
     log.append_many([b"x" * 100] * 500)
