@@ -160,12 +160,16 @@ class LogWriter:
         durability: Durability | None = None,
     ) -> int:
         """Append one record of any kind; see `Log.append`."""
-        if self._level(durability) == "durable":
-            # The tail takes it like any other, and the sync drains the tail.
-            offset = self.buffer.append(value, key=key, timestamp=timestamp)  # type: ignore[arg-type]
+        level = self._level(durability)
+        # As the tail takes it: plain bytes, and no level, because a sync drains the tail.
+        offset = self.buffer.append(
+            as_bytes(value, "value"),
+            key=None if key is None else as_bytes(key, "key"),
+            timestamp=timestamp,
+        )
+        if level == "durable":
             self._after_append("durable", offset + 1)
-            return offset
-        return self._append_slowly(value, key=key, timestamp=timestamp, durability=durability)
+        return offset
 
     def _append_slowly(
         self,
@@ -175,15 +179,18 @@ class LogWriter:
         timestamp: int | None = None,
         durability: Durability | None = None,
     ) -> int:
-        """What the tail leaves to others: another buffer than bytes, a full tail, what is wrong."""
-        value = as_bytes(value, "value")
-        key = None if key is None else as_bytes(key, "key")
+        """What the tail leaves to others: what is not plain, wrong, or more than it has room for."""
+        if (
+            durability is not None
+            or type(value) is not bytes
+            or (key is not None and type(key) is not bytes)
+        ):
+            return self.append(value, key=key, timestamp=timestamp, durability=durability)
         size = len(value) + (0 if key is None else len(key))
         if size > RECORD_BYTES_MAX:
             raise RecordTooLargeError(size, RECORD_BYTES_MAX)
         if timestamp is not None:
             check_timestamp(timestamp)
-        level = self._level(durability)
         with self._append_lock, self._gate:
             at = time.time_ns() if timestamp is None else timestamp
             base_offset = self.buffer.next_offset
@@ -191,7 +198,7 @@ class LogWriter:
             self._append_frames(
                 self._frames(base_offset, [value], at, keys, [0, len(value)]), [value], [at], keys
             )
-        self._after_append(level, base_offset + 1)
+        self._after_append("written", base_offset + 1)
         return base_offset
 
     def append_many(

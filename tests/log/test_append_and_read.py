@@ -80,6 +80,24 @@ def test_any_buffer_is_a_value_and_a_key(log, staged):
     assert [record.key for record in log] == expected
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"value": bytearray(b"v")},
+        {"value": b"v", "key": memoryview(b"k")},
+        {"value": b"v", "durability": "written"},
+        {"value": b"v", "durability": "durable"},
+    ],
+    ids=["bytearray", "view as key", "written", "durable"],
+)
+def test_a_single_append_goes_into_the_tail_in_one_step_whatever_its_form(log, arguments):
+    taken = []
+    log._writer._append_frames = lambda *batch: taken.append(batch)  # what takes the long way
+    assert [log.append(**arguments) for _ in range(3)] == [0, 1, 2]
+    assert taken == []
+    assert list(log.values()) == [b"v"] * 3
+
+
 def test_a_buffer_that_changes_after_the_append_changes_nothing(log):
     value = bytearray(b"before")
     log.append(value)

@@ -49,7 +49,8 @@ def interrupted(
 
 
 CALLS: dict[str, Callable[[segstore.Log], object]] = {
-    "append": lambda log: log.append(bytearray(b"try"), key=b"key"),
+    "append": lambda log: log.append(b"try" + bytes(5000), key=b"key"),
+    "append of another buffer to the tail": lambda log: log.append(bytearray(b"try")),
     "append to the tail": lambda log: log.append(b"try"),
     "append to the tail with a key": lambda log: log.append(b"try", key=b"key", timestamp=7),
     "append durable": lambda log: log.append(b"try", durability="durable"),
