@@ -179,7 +179,7 @@ class LogWriter:
         timestamp: int | None = None,
         durability: Durability | None = None,
     ) -> int:
-        """What the tail leaves to others: what is not plain, wrong, or more than it has room for."""
+        """What the tail leaves to others: what is not plain, or wrong, or finds no room in it."""
         if (
             durability is not None
             or type(value) is not bytes
