@@ -54,7 +54,7 @@ class LogReader:
         self.damaged_record_count = 0
         self.refusal: SegstoreError | None = None
         self._epoch = view.epoch()
-        # The batch of the last point read, and the epoch it was read in.
+        # The batch of which a part was asked for last, and the epoch it was read in.
         self._last: tuple[bytes | int, RecordBatch | None] = b"", None
         # The offset of the last one that the batch kept did not have.
         self._last_offset = -NEAR_RECORDS - 1
@@ -242,12 +242,19 @@ class LogReader:
             before = offset
             missing: Damage | None = None
             epoch, catalog = self._look()
+            last_epoch, last = self._last
+            if last is not None and last_epoch == epoch and last.base_offset <= offset:
+                part = last.slice(offset, stop)
+                if len(part):
+                    yield part
+                    offset = part.end_offset
+                    continue
             number = catalog.find(offset)
             if number >= 0:
                 segment = catalog.segments[number]
                 segment_end = catalog.end_offset(number)
                 limit = self.view.written_end() if segment_end is None else segment_end
-                for found in self._segment_events(segment, offset, min(limit, stop)):
+                for found in self._segment_events(segment, offset, stop, limit, epoch):
                     if isinstance(found, Damage):
                         missing = found
                         break
@@ -256,12 +263,13 @@ class LogReader:
                     if self.view.epoch() != epoch:  # these files are no longer the log
                         break
             if offset < stop and missing is None:
-                staged = None if self.view.tail is None else self.view.tail.get(offset)
-                while staged is not None and offset < stop:
-                    batch = staged.slice(offset, stop)
-                    yield batch
-                    offset = batch.end_offset
-                    staged = self.view.tail.get(offset) if self.view.tail is not None else None
+                tail = self.view.tail
+                while tail is not None and offset < stop:
+                    staged = tail.get(offset, stop)
+                    if staged is None:
+                        break
+                    yield staged
+                    offset = staged.end_offset
             if offset > before:
                 attempt = 0
                 continue
@@ -284,9 +292,14 @@ class LogReader:
         return epoch, catalog.segments[number] if number >= 0 else None
 
     def _segment_events(
-        self, segment: Segment, offset: int, stop: int
+        self, segment: Segment, offset: int, stop: int, limit: int, epoch: bytes | int
     ) -> Iterator[RecordBatch | Damage]:
-        """Batches of one segment from `offset` to `stop`, or the damage that comes first."""
+        """Batches of one segment, or the damage that comes first.
+
+        From `offset` to `stop`, or to the `limit` of what stands in the segment. A batch of which
+        `stop` leaves a part is kept for the next look, as one of `epoch`.
+        """
+        wanted, stop = stop, min(stop, limit)
         if offset >= stop:
             return
         reader = self._open(segment)
@@ -303,6 +316,8 @@ class LogReader:
                 if part.base_offset < offset or part.end_offset > stop:
                     if part.base_offset >= stop:
                         return
+                    if wanted < part.end_offset <= limit:
+                        self._last = epoch, part
                     part = part.slice(offset, stop)
                 yield part
                 offset = part.end_offset
@@ -362,7 +377,8 @@ class LogReader:
         """The record of one offset, or the batch that has it; None where it takes a longer look."""
         number = catalog.find(offset)
         if number < 0 or offset >= written_end:
-            return None if self.view.tail is None else self.view.tail.get(offset)
+            tail = self.view.tail
+            return None if tail is None else tail.record(offset)
         segment = catalog.segments[number]
         reader = self._segments.get(segment)
         if reader is None:

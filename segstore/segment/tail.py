@@ -25,7 +25,6 @@ Rule 4: a register is one aligned 8-byte store, and what it says is true wheneve
 
 import threading
 from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate, repeat
 from operator import countOf
@@ -36,7 +35,7 @@ from typing import Any, NamedTuple, TypeAlias
 from segstore.disk import Disk, Mapping, open_anew
 from segstore.errors import LogClosedError
 from segstore.format import kernel
-from segstore.format.batch import RecordBatch
+from segstore.format.batch import Record, RecordBatch
 from segstore.format.buffers import ALIGNMENT_BYTES, Buffer
 from segstore.format.checksum import crc32c
 from segstore.format.fileheader import (
@@ -46,15 +45,17 @@ from segstore.format.fileheader import (
     decode_file_header,
     encode_file_header,
 )
-from segstore.format.frame import decode_frame, peek_header
+from segstore.format.frame import decode_frame, encode_frame, peek_header
 from segstore.format.framelayout import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
     FRAME_MAGIC_BYTES,
     HAS_KEYS,
+    HEADER,
     TIMESTAMP_MAX,
     TIMESTAMP_MIN,
     WHOLE,
+    FrameHeader,
 )
 from segstore.format.names import OFFSET_MAX, TAIL, temporary
 
@@ -571,9 +572,9 @@ class TailReader:
     """Looks into a tail that a writer, here or in another process, is storing into.
 
     Every frame is copied out and checked before it is believed, so that a store under way or a
-    tail used again reads as "not there" and never as a wrong record. A frame is checked once when
-    it is found and once when it is read; a look that finds nothing new costs the same however
-    many frames there are.
+    tail used again reads as "not there" and never as a wrong record. What was found stays at hand
+    until the tail is used again: a frame is checked once, and a look that finds nothing new costs
+    the same however many frames there are.
 
     Attributes:
         end_position: one past the last frame known.
@@ -589,72 +590,86 @@ class TailReader:
         self._lock = threading.Lock()  # of all that follows
         self._forget()
 
-    def get(self, offset: int) -> RecordBatch | None:
-        """The frame that holds `offset`, or None when the tail doesn't have it."""
-        with self._lock:
-            for _ in range(2):
-                self._catch_up()
-                if not self._bases or not self._bases[0] <= offset < self._end_offset:
-                    return None
-                index = bisect_right(self._bases, offset) - 1
-                frame = self._copy(self._positions[index]) or b""
-                found = decode_frame(memoryview(frame), 0, self._log_tag)
-                if isinstance(found, RecordBatch) and 0 <= offset - found.base_offset < len(found):
-                    return found
-                # The tail was started again under the look, or its offsets are given out anew.
-                self._forget()
-        return None
+    def get(self, offset: int, stop: int | None = None) -> RecordBatch | None:
+        """The records from `offset` up to `stop` as one batch; None where the first is not there.
 
-    def end_offset(self) -> int | None:
-        """One past the last offset in the tail, or None when it is empty."""
-        return self.offsets().stop or None
+        The batch says of itself what the header of the last frame does.
+        """
+        with self._lock:
+            self._catch_up()
+            known, last_header = self._known, self._last_header
+            if offset not in known.offsets:
+                return None
+            first = offset - known.base_offset
+            last = len(known.values) if stop is None else stop - known.base_offset
+            values = known.values[first:last]
+            timestamps = known.timestamps[first:last]
+            keys = known.keys[first:last]
+        last_frame = FrameHeader._make(HEADER.unpack(last_header))
+        data = encode_frame(
+            offset,
+            values,
+            timestamps,
+            None if keys.count(None) == len(keys) else keys,
+            append_time=last_frame.append_time,
+            log_tag=self._log_tag,
+            durable_offset=last_frame.durable_offset,
+        ).data
+        return RecordBatch(memoryview(data), FrameHeader._make(HEADER.unpack_from(data)))
+
+    def record(self, offset: int) -> Record | None:
+        """One record, or None where the tail doesn't have it."""
+        with self._lock:
+            self._catch_up()
+            known = self._known
+            index = offset - known.base_offset
+            if not 0 <= index < len(known.values):
+                return None
+            return Record(offset, known.timestamps[index], known.keys[index], known.values[index])
 
     def offsets(self) -> range:
         """The offsets in the tail, drained ones included; empty at 0 when it is."""
         with self._lock:
             self._catch_up()
-            return range(self._bases[0], self._end_offset) if self._bases else range(0)
+            return self._known.offsets
 
     def read_all(self) -> Staged:
         """Every record in the tail, in one pass over it."""
-        staged = Staged(0, [], [], [])
         with self._lock:
             self._forget()
-            self._catch_up(staged)
-            return staged._replace(base_offset=self._bases[0]) if self._bases else staged
+            self._catch_up()
+            return self._known.since(self._known.base_offset)
 
     def _forget(self) -> None:
-        self._bases: list[int] = []  # of the frames of this round, known so far
-        self._positions: list[int] = []
-        self._end_offset = 0
-        self._first_header = b""
+        self._known = Staged(0, [], [], [])  # of this round, so far
+        self._first_header = self._last_header = b""
         self.end_position = FRAMES_POSITION
 
-    def _catch_up(self, staged: Staged | None = None) -> None:
-        """Learn of the frames stored since the last look, and put their records into `staged`.
+    def _catch_up(self) -> None:
+        """Learn of the frames stored since the last look.
 
         A round that was started again begins with another header, which has another offset or,
         after a truncation, another time of append.
         """
-        if self._bases and self._header_at(FRAMES_POSITION) != self._first_header:
+        if self._first_header and self._header_at(FRAMES_POSITION) != self._first_header:
             self._forget()
+        known = self._known
+        expected = known.offsets.stop if self._first_header else None
         while True:
-            expected = self._end_offset if self._bases else None
             frame = self._copy(self.end_position, expected)
             found = None if frame is None else decode_columns(frame, self._log_tag)
             # Something else may have been stored between the look at the header and the copy.
             if frame is None or found is None or expected not in (None, found[0]):
                 return
             base_offset, values, timestamps, keys = found
-            if staged is not None:
-                staged.values.extend(values)
-                staged.timestamps.extend(timestamps)
-                staged.keys.extend(keys)
-            if not self._bases:
-                self._first_header = frame[:FRAME_HEADER_BYTES]
-            self._bases.append(base_offset)
-            self._positions.append(self.end_position)
-            self._end_offset = base_offset + len(values)
+            self._last_header = frame[:FRAME_HEADER_BYTES]
+            if expected is None:
+                self._first_header = self._last_header
+                self._known = known = known._replace(base_offset=base_offset)
+            known.values.extend(values)
+            known.timestamps.extend(timestamps)
+            known.keys.extend(keys)
+            expected = base_offset + len(values)
             self.end_position += len(frame)
 
     def _header_at(self, position: int) -> bytes:

@@ -125,7 +125,7 @@ def test_the_tail_may_be_looked_into_by_many_threads_at_once(path):
                     batch = reader.get(offset)
                     assert batch is not None, offset
                     assert batch.record(offset).value == values[offset]
-                assert reader.end_offset() == 1500
+                assert reader.offsets().stop == 1500
 
             run_all([look] * 4)
         disk.close()

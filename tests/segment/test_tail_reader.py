@@ -83,7 +83,9 @@ def test_a_look_that_finds_nothing_new_decodes_nothing(decoded):
     assert reader.offsets() == range(MANY - 1)
     del decoded[:]
     for offset in range(MANY - 1):
-        assert reader.get(offset).values() == [b"value"]
+        assert reader.get(offset, offset + 1).values() == [b"value"]
+        assert reader.record(offset) == (offset, 3, None, b"value")
+    assert reader.get(0).values() == [b"value"] * (MANY - 1)
     assert decoded == []
     stored(frames[-1], position=reader.end_position, view=view)
     assert reader.offsets() == range(MANY)
