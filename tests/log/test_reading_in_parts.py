@@ -1,4 +1,4 @@
-"""Reading a little at a time, as consumers do, without reading a batch again for each part of it."""
+"""Reading a little at a time, as consumers do: no batch is read again for each part of it."""
 
 import pytest
 
