@@ -517,8 +517,11 @@ class LogWriter:
         return self._tail.recovery_point.read() or 0
 
     def _after_append(self, level: Durability, end_offset: int) -> None:
-        if self._bell[0]:
-            self._ring()
+        try:
+            if self._bell[0]:
+                self._ring()
+        except ValueError:  # another thread has closed the log since: whoever waits looks by itself
+            pass
         if level == "durable":
             self.sync(end_offset)
         if self.manager.unsealed_count:

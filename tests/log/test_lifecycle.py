@@ -74,6 +74,24 @@ def test_a_log_that_is_being_closed_takes_nothing_more(path):
     assert segstore.open(path, "r").end_offset == 0
 
 
+@pytest.mark.parametrize("durability", ["written", "durable"])
+def test_an_append_that_is_done_when_another_thread_closes_the_log_returns(path, durability):
+    log = segstore.open(path, background=False)
+    writer = log._writer
+    after_append = writer._after_append
+
+    def closed_before(*arguments):
+        closing = threading.Thread(target=log.close)
+        closing.start()
+        closing.join()
+        after_append(*arguments)
+
+    writer._after_append = closed_before
+    assert log.append_many((b"a", b"b"), durability=durability) == range(2)
+    with segstore.open(path, "r") as reader:
+        assert list(reader.values()) == [b"a", b"b"]
+
+
 def test_an_iterator_that_outlives_its_log_ends_with_an_error_of_ours(path):
     log = segstore.open(path, segment_size=4096, batch_size=1000, background=False)
     log.append_many([b"x" * 100] * 500)
