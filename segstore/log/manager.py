@@ -167,22 +167,21 @@ class SegmentManager:
         """The segments that are not sealed, oldest first: what a sync has to cover."""
         return [*self._rolled, self.active]
 
-    def seal_rolled(self) -> int:
-        """Seal the segments that were rolled, oldest first; how many there were.
+    def seal_rolled(self, count: int) -> int:
+        """Seal the `count` oldest of the rolled segments, which have been synced; how many.
 
-        One caller at a time, and not during a sync; their data has been synced.
+        One caller at a time, and not during a sync. What was rolled since that began is not sealed
+        here: no later sync would cover it.
 
         Raises:
             OSError: a step failed; what was not sealed stays readable and is sealed at the next
                 opening.
         """
-        count = 0
-        while self._rolled:
+        for _ in range(count):
             writer = self._rolled[0]
             self.seal(writer)
             del self._rolled[0]
             writer.close()  # and not before, as a sync covers every writer that is listed
-            count += 1
         return count
 
     def seal(self, writer: SegmentWriter) -> None:

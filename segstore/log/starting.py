@@ -191,7 +191,7 @@ def _take_over(
             writer.sync()
             manager.add_rolled(writer)
     try:
-        manager.seal_rolled()
+        manager.seal_rolled(manager.unsealed_count)
     except OSError as error:
         # On a full disk they wait: retention and trim, which would free some space, need the log
         # open.

@@ -304,7 +304,7 @@ class LogWriter:
                 raise self._storage_error(error, "a new segment can't be created") from error
 
     def seal_rolled(self) -> int:
-        """Seal the segments that were rolled; how many there were.
+        """Seal the segments that had been rolled at the time of the call; how many there were.
 
         Raises:
             SyncFailedError: a sync failed; nothing is acknowledged any more.
@@ -314,9 +314,9 @@ class LogWriter:
             self._check_failure()
             if not self.manager.unsealed_count:
                 return 0
-            self._sync(with_index=False)
+            synced_count = self._sync(with_index=False)
             try:
-                return self.manager.seal_rolled()
+                return self.manager.seal_rolled(synced_count)
             except OSError as error:
                 raise self._storage_error(error, "a segment can't be sealed") from error
             except (ImportError, MemoryError) as error:
@@ -493,12 +493,16 @@ class LogWriter:
         if self._tail is not None:
             self._tail.end.advance(self.written_end)
 
-    def _sync(self, *, with_index: bool) -> None:
-        """Drain, then sync outside the append lock; the device lock is held."""
+    def _sync(self, *, with_index: bool) -> int:
+        """Drain, then sync outside the append lock; the device lock is held.
+
+        Returns how many of the rolled segments it covered: meanwhile another append may roll one.
+        """
         with self._append_lock, self._gate:
             self._drain()
             target = self.written_end
             writers = self.manager.writers()
+            rolled_count = self.manager.unsealed_count
         try:
             for writer in writers:
                 writer.sync(with_index=with_index)
@@ -510,6 +514,7 @@ class LogWriter:
             self._tail.durable.advance(target)
             if with_index:
                 self._tail.recovery_point.advance(target)
+        return rolled_count
 
     def _recovery_point(self) -> int:
         if self._tail is None:

@@ -3,13 +3,19 @@
 import itertools
 import os
 import time
+from random import Random
 
 import segstore
+from segstore.config import LogConfig
 from segstore.disk import OsDisk
 from segstore.format.frame import encode_frame
+from segstore.format.names import RAW_INDEX_SUFFIX, segment_file, temporary
+from segstore.log.log import Log
 from segstore.log.manager import SegmentManager
 from segstore.log.view import WriterView
 from segstore.segment.catalog import Catalog
+from segstore.testing.faulty import FaultyDisk
+from segstore.testing.memory import MemoryDisk
 from tests.directories import names_ending
 
 OPTIONS = {"background": False, "compression": None}
@@ -161,3 +167,32 @@ def test_a_log_of_a_thousand_segments_opens_and_reads(path):
     assert len(names_ending(path, ".log")) == count
     assert opened < 5, opened
     assert written < 60, written
+
+
+def test_what_is_rolled_while_others_are_sealed_waits_for_the_next_sync() -> None:
+    disk = MemoryDisk()
+    faulty = FaultyDisk(disk)
+    log = Log(faulty, "a", LogConfig.of({**OPTIONS, "background": False}, environment={}))
+    writer = log._writer
+    assert writer is not None
+    writer._unsealed_count_max = 8  # as with a background thread: here the append would seal
+    values = [b"record %d" % number for number in range(20)]
+    log.append_many(values[:10])
+    writer.roll()
+
+    def append_and_roll(kind: str, name: str) -> None:
+        """As another thread does: behind the sync, and before all is sealed."""
+        if (kind, name) == ("create", temporary(segment_file(0, RAW_INDEX_SUFFIX))):
+            faulty.before = None
+            log.append_many(values[10:])
+            writer.roll()
+
+    faulty.before = append_and_roll
+    sealed_count = writer.seal_rolled()
+    assert log.sync() == 20
+    unsynced = disk.unsynced()
+    for seed in range(30):
+        with Log(unsynced.sample(Random(seed)), "a", log.config) as after:
+            assert list(after.values()) == values
+    assert sealed_count == 1
+    log.close()
