@@ -410,9 +410,10 @@ class LogWriter:
     def abandon(self) -> None:
         """Refuse everything from now on: for the child of a fork, which has this thread only."""
         self.buffer.is_open = False
-        for lock in (self._device_lock, self._append_lock):
-            if lock.locked():  # by a thread that was left behind in the parent
-                lock.release()
+        # A thread that was left behind in the parent may have these for ever. They can't be asked:
+        # one that a thread had just waited for only says so once the thread goes on.
+        self._device_lock = threading.Lock()
+        self._append_lock = threading.Lock()
         self._failure = _foreign()
 
     def check_owner(self) -> None:

@@ -164,6 +164,39 @@ def test_a_forked_child_can_change_nothing_and_the_parent_goes_on(path: str) -> 
         assert log[4].value == b"on"
 
 
+class JustTaken:
+    """What a fork leaves of a lock that a thread had got, and not yet the interpreter's lock."""
+
+    def locked(self) -> bool:
+        return False
+
+    def __enter__(self) -> None:
+        pytest.fail("it would wait for ever")
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_a_forked_child_waits_for_no_lock_that_a_thread_was_just_taking(path: str) -> None:
+    log = segstore.open(path, background=False)
+    log.append(b"x")
+    writer = log._writer
+    assert writer is not None
+    writer._append_lock = writer._device_lock = JustTaken()  # type: ignore[assignment]
+    log._abandon()
+    uses: list[Callable[[], object]] = [
+        lambda: log.append(b"y"),
+        lambda: log.append_many([b"y"]),
+        lambda: log.append(b"y", durability="durable"),
+        log.sync,
+        log.roll,
+        log.maintain,
+    ]
+    for use in uses:
+        with pytest.raises(LogClosedError):
+            use()
+
+
 def test_a_forked_child_does_not_read_through_what_the_parent_knows_as_a_writer(path: str) -> None:
     with segstore.open(path, compression=None, background=False) as log:
         log.append(b"before")
