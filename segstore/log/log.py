@@ -825,7 +825,7 @@ class Log(Handle):
     @contextmanager
     def _keeping_house(self, what: str) -> Iterator[LogWriter]:
         """One at a time, and not while the log is closed, whose files would go under its hands."""
-        with self._housekeeping, storage_errors(what):
+        with self._housekeeping, storage_errors(f"{self.path}: {what}"):
             yield self._appending()
 
     def _appending(self) -> LogWriter:

@@ -55,6 +55,11 @@ class SegmentManager:
         self.roll_count = 0
 
     @property
+    def path(self) -> str:
+        """The directory of the log, for messages."""
+        return self._disk.path
+
+    @property
     def index_capacity(self) -> int:
         """How many index entries a segment has room for."""
         return self._segment_size_bytes // self._index_interval_bytes + 2

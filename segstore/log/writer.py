@@ -323,7 +323,9 @@ class LogWriter:
                 # Not enough descriptors for what hashes the keys, or memory for all of them. Each
                 # step can be done again, and no record depends on it.
                 raise StorageError(
-                    errno.EAGAIN, f"a segment can't be sealed, and is another time: {error!r}"
+                    errno.EAGAIN,
+                    f"{self.manager.path}: a segment can't be sealed, and is another time: "
+                    f"{error!r}",
                 ) from error
             except BaseException:
                 self._fail_halfway()
@@ -483,7 +485,8 @@ class LogWriter:
         except SegmentBrokenError as error:
             self._failure = StorageError(
                 error.errno,
-                f"a failed write could not be undone ({error}); close the log and open it again",
+                f"{self.manager.path}: a failed write could not be undone ({error.strerror}); "
+                "close the log and open it again",
             )
             raise once_more(self._failure) from error
         except OSError as error:
@@ -594,7 +597,8 @@ class LogWriter:
             else "nothing was acknowledged"
         )
         why = error.strerror or repr(error)
-        return StorageError(error.errno or errno.EIO, f"{what}: {why}; {advice}")
+        number = error.errno or errno.EIO
+        return StorageError(number, f"{self.manager.path}: {what}: {why}; {advice}")
 
     def _fail_halfway(self) -> None:
         self._is_halfway = True
@@ -604,9 +608,9 @@ class LogWriter:
     def _sync_failed(self, error: OSError) -> SyncFailedError:
         failure = SyncFailedError(
             error.errno or errno.EIO,
-            f"a sync failed ({error.strerror or repr(error)}), so what the disk holds above offset "
-            f"{self._durable_offset} is unknown and nothing more is acknowledged; close the log "
-            f"and open it again",
+            f"{self.manager.path}: a sync failed ({error.strerror or repr(error)}), so what the "
+            f"disk holds above offset {self._durable_offset} is unknown and nothing more is "
+            "acknowledged; close the log and open it again",
         )
         # Under the lock, because an append under way in another thread opens the tail at its end.
         with self._append_lock:

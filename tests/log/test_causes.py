@@ -55,6 +55,7 @@ def test_a_failed_call_is_the_cause_and_no_error_its_own(
     disk, log = failing(kind)
     with pytest.raises(StorageError) as caught:
         use(log)
+    assert disk.path in str(caught.value)
     assert type(causes(caught.value)[-1]) is OSError
     disk.faults = []
 
