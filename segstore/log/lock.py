@@ -11,6 +11,8 @@ from segstore.disk import Disk, File, LockHeldError
 from segstore.errors import LogLockedError
 from segstore.format.names import LOCK
 
+LOCK_MAGIC = b"process "
+
 
 def take_lock(disk: Disk) -> File:
     """Lock the log against every other writer; closing the file lets go.
@@ -36,7 +38,7 @@ def take_lock(disk: Disk) -> File:
         started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         with suppress(OSError):  # a full disk must not keep the log from opening
             file.truncate(0)
-            file.write([f"process {os.getpid()} since {started}\n".encode()], 0)
+            file.write([LOCK_MAGIC + f"{os.getpid()} since {started}\n".encode()], 0)
     except LockHeldError as error:
         file.close()
         raise LogLockedError(disk.path, error.holder) from None

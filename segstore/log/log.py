@@ -34,7 +34,7 @@ from segstore.format.names import consumer_file
 from segstore.log.compression import Compressor
 from segstore.log.lock import leave_lock, take_lock
 from segstore.log.maintenance import Maintenance
-from segstore.log.opening import lost_ranges, report_of, torn
+from segstore.log.opening import lost_ranges, refuse_strangers, report_of, torn
 from segstore.log.reading import LogReader, OnDamage, checked_int
 from segstore.log.report import RecoveryReport, SegmentInfo, Stats
 from segstore.log.retention import RetentionSweeper
@@ -129,6 +129,7 @@ class Log(Handle):
         self._maintenance: Maintenance | None = None
         view: LogView
         if mode == "a":
+            refuse_strangers(disk)
             self._lock_file = take_lock(disk)
             try:
                 started = start_writer(disk, config, time.time_ns())

@@ -19,11 +19,23 @@ from segstore.format.fileheader import (
     KIND_INDEX,
     KIND_SEGMENT,
     KIND_START,
+    MAGIC,
     decode_file_header,
     log_tag,
 )
-from segstore.format.names import RAW_INDEX_SUFFIX, RAW_SUFFIX, START, TAIL, segment_file
+from segstore.format.names import (
+    DOORBELL,
+    LOCK,
+    RAW_INDEX_SUFFIX,
+    RAW_SUFFIX,
+    START,
+    TAIL,
+    TRUNCATE,
+    parse_segment_file,
+    segment_file,
+)
 from segstore.format.scanner import Frame, readable
+from segstore.log.lock import LOCK_MAGIC
 from segstore.log.report import CutTail, LostRange, RecoveryReport
 from segstore.log.truncation import pending_truncation
 from segstore.segment.aside import free_name, set_aside
@@ -65,6 +77,37 @@ class Found(NamedTuple):
     unborn: list[str]
     plan: Plan
     from_tail: Staged
+
+
+def refuse_strangers(disk: Disk) -> None:
+    """Refuse to begin a log where one of its names is taken by a file of somebody else.
+
+    A directory that holds a log is not looked at any further: there such a file is damage.
+
+    Raises:
+        StorageError: there is such a file; nothing was changed.
+        OSError: a file can't be read.
+    """
+    strangers = []
+    for name in (START, TAIL, DOORBELL, TRUNCATE, LOCK):
+        if not disk.size_of(name):
+            continue
+        file = disk.open(name)
+        try:
+            head = file.read(len(MAGIC), 0)
+        finally:
+            file.close()
+        if head == MAGIC:
+            return
+        # Of an opening that was cut short there may be zeros, and what a writer says of itself.
+        if any(head) and not (name == LOCK and head == LOCK_MAGIC):
+            strangers.append(name)
+    if strangers and not any(map(parse_segment_file, disk.names())):
+        raise StorageError(
+            errno.ENOTEMPTY,
+            f"{disk.path} holds no log, and {', '.join(map(repr, strangers))} there, which a log "
+            f"would write over, belongs to something else; give the log a directory of its own",
+        )
 
 
 def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | None = None) -> Found:

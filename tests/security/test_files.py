@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import stat
 from pathlib import Path
@@ -133,6 +134,37 @@ def test_odd_files_are_left_alone_by_everything_that_deletes(path):
     for name in ODD_NAMES:
         assert Path(path, name).read_bytes() == b"not ours"
     assert Path(path, "directory", f"{BASE}.log").read_bytes() == b"not ours"
+
+
+@pytest.mark.parametrize("name", ["start", "tail", "doorbell", "lock", "truncate"])
+def test_no_log_is_begun_over_the_files_of_somebody_else(path, name):
+    Path(path).mkdir()
+    script = b"#!/bin/sh\n" + b"exec java -jar app.jar\n" * 100
+    Path(path, name).write_bytes(script)
+    with pytest.raises(segstore.StorageError, match=f"'{name}'") as raised:
+        segstore.open(path)
+    assert raised.value.errno == errno.ENOTEMPTY
+    assert os.listdir(path) == [name]
+    assert Path(path, name).read_bytes() == script
+
+
+@pytest.mark.parametrize("name", ["start", "tail", "doorbell", "lock", "truncate"])
+def test_a_log_opens_whatever_is_in_one_of_its_files(path, name):
+    fill(path)
+    Path(path, name).write_bytes(b"#!/bin/sh\n" * 200)
+    with segstore.open(path, background=False) as log:
+        assert len(list(log)) == 152
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("start", b""), ("doorbell", bytes(4096)), ("lock", b"process 7 since 2026-01-01\n")],
+)
+def test_what_an_opening_left_that_was_cut_short_is_no_hindrance(path, name, data):
+    Path(path).mkdir()
+    Path(path, name).write_bytes(data)
+    with segstore.open(path, background=False) as log:
+        assert log.append(b"record") == 0
 
 
 def test_nothing_in_the_package_deletes_a_tree_or_runs_what_it_reads():
