@@ -75,7 +75,7 @@ def is_aside(name: str) -> bool:
     parsed = parse_segment_file(cut_from)
     return (
         name.endswith(ASIDE_SUFFIX)
-        and (cut_from == TAIL or (parsed is not None and parsed[1] == RAW_SUFFIX))
+        and (cut_from == TAIL or (parsed is not None and parsed[1] in (RAW_SUFFIX, LZ4_SUFFIX)))
         and _is_number(position, _OFFSET_DIGITS)
         and (not dash or (_is_number(attempt, _ATTEMPT_DIGITS_MAX) and attempt != "0"))
     )

@@ -363,6 +363,7 @@ def test_repair_sets_damage_aside_and_keeps_the_rest(cli, path, values):
     assert cli("cat", "log", expect=1).stdout == lines(kept)
     cli("get", "log", gone[0], expect=1)
     assert cli("repair", "log").stdout == NOTHING
+    assert json.loads(cli("verify", "log", "--json", expect=1).stdout)["notes"] == []
 
 
 # snapshot

@@ -70,6 +70,7 @@ def test_an_odd_consumer_name_is_refused(name):
         names.aside(names.segment_file(5, names.RAW_SUFFIX), 64, 3),
         names.aside(names.TAIL, 4096),
         names.aside(names.segment_file(5, names.RAW_SUFFIX), 0),
+        names.aside(names.segment_file(5, names.LZ4_SUFFIX), 64, 1),
     ],
 )
 def test_a_name_to_set_aside_under_is_known_again(name):
