@@ -32,9 +32,10 @@ def main() -> None:
     except OSError as error:  # of --help and --version, which no command stands around
         from segstore.cli import output
 
-        output.complain(f"stdout: {error.strerror}")
+        if not isinstance(error, BrokenPipeError):
+            output.complain(f"stdout: {error.strerror}")
         output.discard()
-        sys.exit(FAILED)
+        sys.exit(0 if isinstance(error, BrokenPipeError) else FAILED)
 
 
 def _fill_standard_streams() -> None:

@@ -6,9 +6,11 @@ A closed pipe is not a failure: whoever read the output has seen enough.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import rich_click as click
+from click.exceptions import Exit
 
 from segstore.cli import output
 from segstore.cli.append import append
@@ -56,10 +58,20 @@ COMMANDS: tuple[click.Command, ...] = (
 class Cli(click.RichGroup):
     """The group; it turns what a command raises into a message and an exit code."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Take in the arguments; --help and --version are answered here."""
+        try:
+            return super().make_context(*arguments, **options)
+        except BrokenPipeError:
+            output.discard()
+            raise Exit(0) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            result = super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _complain_of
+                result = super().invoke(ctx)
             output.flush()
         except KeyboardInterrupt:
             output.flush_quietly()
@@ -74,6 +86,11 @@ class Cli(click.RichGroup):
             output.flush_quietly()
             ctx.exit(FAILED)
         return result
+
+
+def _complain_of(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Where in the code a warning arose tells whoever uses a command nothing."""
+    output.complain(str(message))
 
 
 def _message(error: Exception) -> str:

@@ -127,6 +127,13 @@ def test_a_bad_environment_variable_is_exit_code_2(cli):
     assert b"segment_size" in done.stderr
 
 
+def test_a_variable_that_is_no_option_is_named_in_one_line(cli):
+    done = cli("append", "log", stdin=b"a\n", env={**os.environ, "SEGSTORE_HOME": "/srv"})
+    assert done.stdout == b"0..0\n"
+    expected = b"segstore: SEGSTORE_HOME is no option of segstore, and is ignored\n"
+    assert done.stderr == expected
+
+
 def test_an_offset_outside_the_log_is_refused_with_the_valid_range(cli):
     cli("append", "log", stdin=b"a\nb\n")
     expected = b"is outside the log, which holds offsets 0 to 1\n"
@@ -156,6 +163,19 @@ def test_a_closed_pipe_ends_the_command_quietly(cli, command):
     assert process.wait(60) == 0
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), (), ("cat", "--help"), ("info", "log")]
+)
+def test_whoever_closed_the_pipe_before_has_seen_enough(cli, arguments):
+    cli("append", "log", stdin=b"a\n")
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = cli.start(*arguments, stdin=subprocess.DEVNULL, stdout=writing)
+    os.close(writing)
+    _, words = process.communicate(timeout=60)
+    assert (process.returncode, words) == (0, b"")
 
 
 def test_a_full_stdout_is_a_failure(cli):
