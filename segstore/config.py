@@ -220,7 +220,7 @@ def _choice(kind: Any) -> Callable[[Any], Any]:
 
 
 def _count(value: Any) -> int:
-    count = int(value) if isinstance(value, str) else value
+    count = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
     if isinstance(count, bool) or not isinstance(count, int) or count <= 0:
         raise ValueError("a count is a whole number above 0")
     return count
@@ -271,7 +271,7 @@ def _checked(options: Mapping[str, Any], source: str) -> dict[str, Any]:
 def _warn(message: str) -> None:
     import warnings
 
-    warnings.warn(message, RuntimeWarning, stacklevel=5)
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 def _read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -89,8 +89,13 @@ def open_log(
     if isinstance(config, LogConfig):
         # An argument like any other, whole: nothing of it gives way to the environment.
         resolved = LogConfig.of({**config._asdict(), **options})
-    else:
+    elif config is None or isinstance(config, str | os.PathLike):
         resolved = LogConfig.of(options, toml=config)
+    else:
+        raise ConfigError(
+            f"config is a LogConfig or the path of a TOML file, not {type(config).__name__}; "
+            "single options are arguments of their own"
+        )
     with storage_errors(f"{os.fspath(path)} can't be opened"):
         if mode == "r" and not is_directory(path):
             raise LogNotFoundError(f"{os.fspath(path)} is no directory, so there is no log to read")

@@ -1,3 +1,4 @@
+import sys
 from datetime import timedelta
 
 import pytest
@@ -127,6 +128,25 @@ def test_a_bad_variable_is_named_with_its_source(path, monkeypatch):
     monkeypatch.setenv("SEGSTORE_SEGMENT_SIZE", "64M")
     with pytest.raises(ConfigError, match="environment"):
         segstore.open(path)
+
+
+def test_a_variable_that_is_no_option_is_warned_of_where_the_log_is_opened(path, monkeypatch):
+    monkeypatch.setenv("SEGSTORE_HOME", "/srv")
+    with pytest.warns(RuntimeWarning, match="SEGSTORE_HOME") as caught:
+        segstore.open(path).close()
+    assert [warning.filename for warning in caught] == [__file__]
+    assert caught[0].lineno == sys._getframe().f_lineno - 2
+
+
+@pytest.mark.parametrize("config", [{"segment_size": "1MiB"}, 5, ["log.toml"]])
+def test_what_is_no_config_is_refused_with_what_is_one(path, config):
+    with pytest.raises(ConfigError, match="LogConfig or the path of a TOML file, not"):
+        segstore.open(path, config=config)
+
+
+def test_a_word_in_place_of_a_count_is_refused_with_what_a_count_is(path):
+    with pytest.raises(ConfigError, match="retention_records: a count is a whole number above 0"):
+        segstore.open(path, retention_records="many")
 
 
 def test_none_in_the_environment_switches_an_option_off(path, monkeypatch):
