@@ -50,6 +50,9 @@ class Follower(Handle, Iterator[Record]):
         self._run_end = position
         self._epoch = reader.view.epoch()
 
+    def __repr__(self) -> str:
+        return f"<segstore.Follower at {self.position}>"
+
     def __next__(self) -> Record:
         while True:
             try:

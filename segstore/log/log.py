@@ -482,6 +482,9 @@ class Log(Handle):
     def __iter__(self) -> Iterator[Record]:
         return self.read()
 
+    # By the length and `log[offset]` Python would look below the log start offset.
+    __reversed__ = None
+
     def snapshot(self, path: str | os.PathLike[str]) -> SnapshotReport:
         """Copy the log to a new directory, consistently, while it is read and written.
 

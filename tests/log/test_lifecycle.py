@@ -354,3 +354,19 @@ def refusals_of_another_user(path):
         found = [line.split() for line in lines]
     os.waitpid(child, 0)
     return [(int(number), is_named == "True") for number, is_named in found]
+
+
+def test_a_log_is_not_reversed_by_counting_down_from_its_length(path):
+    with segstore.open(path, background=False) as log:
+        log.append_many([b"%d" % number for number in range(10)])
+        log.trim(7)
+        with pytest.raises(TypeError, match="not reversible"):
+            reversed(log)
+
+
+def test_a_follower_says_where_it_is(path):
+    with segstore.open(path, background=False) as log:
+        log.append_many([b"one", b"two"])
+        follower = log.follow("start")
+        next(follower)
+        assert repr(follower) == "<segstore.Follower at 1>"
