@@ -86,6 +86,8 @@ def open_log(
     """
     if mode not in ("a", "r"):
         raise ConfigError(f"mode is 'a' (write and read) or 'r' (read), not {mode!r}")
+    if not os.fspath(path):  # of a variable that was never set
+        raise ConfigError("the path of the log is empty; '.' is the current directory")
     if isinstance(config, LogConfig):
         # An argument like any other, whole: nothing of it gives way to the environment.
         resolved = LogConfig.of({**config._asdict(), **options})

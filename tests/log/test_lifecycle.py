@@ -370,3 +370,9 @@ def test_a_follower_says_where_it_is(path):
         follower = log.follow("start")
         next(follower)
         assert repr(follower) == "<segstore.Follower at 1>"
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_an_empty_path_is_refused_as_such(mode):
+    with pytest.raises(ConfigError, match="path of the log is empty"):
+        segstore.open("", mode)
