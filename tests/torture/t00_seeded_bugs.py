@@ -81,7 +81,7 @@ def forked_child(run: Run) -> None:
     log = log_module.Log(MemoryDisk(), "a", small_config())
     with patch.object(os, "getpid", lambda: -1):
         try:
-            log.append(bytearray(b"from the child, by the slow way"))
+            log.append_many([b"from the child, by the slow way"] * 600)
         except log_module.LogClosedError:
             return
     raise BrokenError("a forked child appends")
