@@ -39,6 +39,7 @@ from segstore.log.reading import LogReader, OnDamage, checked_int
 from segstore.log.report import RecoveryReport, SegmentInfo, Stats
 from segstore.log.retention import RetentionSweeper
 from segstore.log.starting import start_writer, truncate
+from segstore.log.startoffset import held_start
 from segstore.log.view import FileView, LogView, WriterView
 from segstore.log.writer import LogWriter, as_bytes, check_timestamp
 from segstore.segment.checkpointfile import CheckpointFile
@@ -60,6 +61,8 @@ Mode = Literal["a", "r"]
 # How often a writer looks for work at most, and at least.
 MAINTENANCE_INTERVAL_S_MIN = 0.005
 MAINTENANCE_INTERVAL_S_MAX = 60.0
+# How long a consumer waits to be registered while retention is at work, which syncs meanwhile.
+REGISTERED_S_MAX = 30.0
 
 
 def open_log(
@@ -585,8 +588,11 @@ class Log(Handle):
         from segstore.log.consumer import Consumer, resolve_start
 
         reader = self._reading()
-        position = resolve_start(reader, start)
-        with storage_errors(f"consumer {name!r} can't be opened"):
+        with (
+            storage_errors(f"consumer {name!r} can't be opened"),
+            held_start(self._disk, REGISTERED_S_MAX),
+        ):
+            position = resolve_start(reader, start)
             return Consumer(self._disk, reader, self._bell, name, self._log_id or b"", position)
 
     def consumers(self) -> tuple[ConsumerInfo, ...]:

@@ -7,11 +7,12 @@ Rule 2: all policies are asked together, head first, and the first segment that 
 Rule 3: the log start offset moves durably, then the files go, lowest first. What an interruption
         leaves below the start offset goes in the next pass.
 Rule 4: nothing a registered consumer still needs goes while `waits_for_consumers`, unless the log
-        is over its hard size.
+        is over its hard size. None is registered between the look at them and rule 3.
 """
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
 from segstore.disk import Disk
@@ -20,11 +21,15 @@ from segstore.format.names import RAW_INDEX_SUFFIX, RAW_SUFFIX, segment_file
 from segstore.format.scanner import readable
 from segstore.log.clock import EngineClock
 from segstore.log.manager import SegmentManager
-from segstore.log.startoffset import StartOffset
+from segstore.log.startoffset import StartOffset, held_start
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.reader import SegmentReader
 
 Reason = Literal["age", "size", "records", "trimmed"]
+
+# How long a pass waits for a registration under way. It takes some syncs, and the thread that makes
+# the pass has others to make.
+HELD_S_MAX = 1.0
 
 _NS_PER_S = 1_000_000_000
 
@@ -123,9 +128,14 @@ class RetentionSweeper:
             OSError: a step failed; what is left goes in the next pass.
         """
         report, expired = self._plan(dry_run, as_if_rolled)
-        if not dry_run and expired:
+        if dry_run or not expired:
+            return report
+        waits = self._waits_for_consumers
+        with held_start(self._disk, HELD_S_MAX) if waits else nullcontext():
+            if waits:  # once more, with those that were registered meanwhile
+                report, expired = self._plan(dry_run, as_if_rolled)
             self._start.move(report.start_offset, self._clock.now())
-            self.remove(expired)
+        self.remove(expired)
         return report
 
     def remove(self, segments: list[Segment]) -> None:

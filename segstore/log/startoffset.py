@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from segstore.disk import Disk
+import errno
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from segstore.disk import Disk, LockHeldError
 from segstore.format.fileheader import KIND_START, FileHeader
 from segstore.format.names import START
 from segstore.segment.checkpointfile import CheckpointFile
+
+_POLL_S = 0.001
 
 
 class StartOffset:
@@ -52,3 +59,36 @@ class StartOffset:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+@contextmanager
+def held_start(disk: Disk, timeout_s: float) -> Iterator[None]:
+    """Nobody registers a consumer meanwhile, or lets retention go by those that are registered.
+
+    Else a consumer could get a start that a pass which has not listed it is about to remove. No
+    order of steps does without a lock: each would have to see the other's intent first.
+
+    Raises:
+        OSError: somebody else held it for all of `timeout_s`.
+    """
+    try:
+        file = disk.open(START)
+    except FileNotFoundError:  # lost; the next writer makes it
+        yield
+        return
+    try:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                file.lock()
+                break
+            except LockHeldError:
+                if time.monotonic() > deadline:
+                    raise OSError(
+                        errno.EAGAIN,
+                        "a consumer is being registered, or retention is under way; try again",
+                    ) from None
+                time.sleep(_POLL_S)
+        yield
+    finally:
+        file.close()

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import segstore
-from segstore import Log
+from segstore import Log, OffsetOutOfRangeError, StorageError
 from segstore.log import clock as clock_module
 from segstore.log import starting
+from segstore.log.consumer import Consumer
+from segstore.log.startoffset import StartOffset, held_start
 from segstore.segment.catalog import list_segments
 
 from .steps import StepDisk, dying_at, open_on
@@ -320,6 +323,72 @@ def test_retention_waits_for_registered_consumers(path: str) -> None:
         fast.close()
         log.remove_consumer("fast")
         assert log.sweep().start_offset == 25
+
+
+@pytest.mark.parametrize("start", ["start", 0])
+def test_a_consumer_that_is_registered_while_a_pass_plans_loses_nothing(
+    path: str, monkeypatch: pytest.MonkeyPatch, start: Any
+) -> None:
+    """It is registered before the pass, which then waits for it, or behind it."""
+    options = {"retention_records": 50, "retention_waits_for_consumers": True}
+    with open_log(path, **options) as log, segstore.open(path, "r") as reader:
+        log.append_many([b"x" * 90] * 100)
+        log.roll()
+        move = StartOffset.move
+        found: list[Any] = []
+        swept = threading.Event()
+
+        def register() -> None:
+            try:
+                consumer = reader.consumer("late", start)
+            except OffsetOutOfRangeError as error:
+                found.append(error)
+                return
+            with consumer:
+                assert swept.wait(30)
+                first = consumer.poll(1)[0].offset
+                found.append((consumer.lost_count, first - consumer.committed))
+
+        registering = threading.Thread(target=register)
+
+        def move_late(*arguments: Any) -> None:
+            registering.start()
+            registering.join(0.3)
+            move(*arguments)
+
+        monkeypatch.setattr(StartOffset, "move", move_late)
+        assert log.sweep().record_count
+        swept.set()
+        registering.join(30)
+        if start == "start":
+            assert found == [(0, 0)]
+        else:
+            assert isinstance(found[0], OffsetOutOfRangeError)
+
+
+def test_a_pass_that_finds_a_consumer_registered_meanwhile_leaves_what_it_needs(path: str) -> None:
+    options = {"retention_records": 50, "retention_waits_for_consumers": True}
+    with open_log(path, **options) as log:
+        log.append_many([b"x" * 90] * 100)
+        log.roll()
+        with held_start(log._disk, 1):
+            sweeping = threading.Thread(target=log.sweep)
+            sweeping.start()
+            sweeping.join(0.2)
+            Consumer(log._disk, log._reader, log._bell, "late", log._log_id or b"", 0).close()
+        sweeping.join(30)
+        assert log.start_offset == 0
+        assert log.sweep().held_by == ("late",)
+
+
+def test_a_registration_that_never_ends_holds_a_pass_up_for_a_moment_only(path: str) -> None:
+    options = {"retention_records": 50, "retention_waits_for_consumers": True}
+    with open_log(path, **options) as log:
+        log.append_many([b"x" * 90] * 100)
+        log.roll()
+        with held_start(log._disk, 1), pytest.raises(StorageError, match="registered"):
+            log.sweep()
+        assert log.sweep().record_count
 
 
 def test_the_hard_size_overrides_consumers_and_counts_their_loss(path: str) -> None:
