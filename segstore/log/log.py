@@ -137,15 +137,26 @@ class Log(Handle):
         self._lock_file: File | None = None
         self._writer: LogWriter | None = None
         self._maintenance: Maintenance | None = None
-        view: LogView
         if mode == "a":
             refuse_strangers(disk)
             self._lock_file = take_lock(disk)
+        try:
+            self._open()
+        except BaseException:
+            self._is_let_go = True  # nothing is left for `close` to do
             try:
-                started = start_writer(disk, config, time.time_ns())
-            except BaseException:
-                leave_lock(self._lock_file)
-                raise
+                if self._maintenance is not None:
+                    self._maintenance.stop()
+            finally:
+                if self._lock_file is not None:  # which whoever has the error would keep
+                    leave_lock(self._lock_file)
+            raise
+
+    def _open(self) -> None:
+        disk, config = self._disk, self._config
+        view: LogView
+        if self._mode == "a":
+            started = start_writer(disk, config, time.time_ns())
             self._started = started
             self._writer = started.writer
             self._log_id: bytes | None = started.log_id
@@ -189,10 +200,9 @@ class Log(Handle):
                 found, torn(disk, found), lost_ranges(disk, found), [], view.end_offset()
             )
         self._reader = LogReader(view)
-        _OPEN_LOGS.add(self)
-        if mode == "a" and config.background:
+        if self._writer is not None and config.background:
             self._maintenance = Maintenance(self.maintain, _interval(config), "segstore")
-            started.writer.wake = self._maintenance.wake
+            self._writer.wake = self._maintenance.wake
             try:
                 self._maintenance.start()
             except RuntimeError as error:
@@ -200,6 +210,7 @@ class Log(Handle):
                 raise StorageError(
                     errno.EAGAIN, f"{error}; open the log with background=False"
                 ) from error
+        _OPEN_LOGS.add(self)
 
     # Positions
 

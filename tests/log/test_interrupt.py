@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -161,3 +162,52 @@ def test_a_close_that_was_interrupted_can_be_called_again(tmp_path: Path) -> Non
             assert list(again.values()) == [b"x"]
         step += 1 if step < 40 else 3
     assert step > 40
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_opening_that_is_interrupted_lets_go_of_the_log(
+    path: str, background: bool, error: type[BaseException]
+) -> None:
+    options = {**OPTIONS, "background": background}
+    segstore.open(path, **options).close()
+    opened: list[segstore.Log] = []
+    held: list[BaseException] = []  # and with it, everything that the call had in hand
+
+    def open_log() -> None:
+        try:
+            opened[:] = [segstore.open(path, **options)]
+        except error as met:
+            held.append(met)
+            raise
+
+    steps = count_steps(open_log)
+    opened.pop().close()
+    for step in sorted({*random.Random(7).sample(range(steps), 60), *range(steps - 200, steps)}):
+        interrupted(open_log, step, error)
+        if opened:  # by a step less than the first time
+            opened.pop().close()
+        segstore.open(path, **OPTIONS).close()
+        for thread in threading.enumerate():  # also those whose start was interrupted
+            if thread.name == "segstore" and thread.is_alive():
+                thread.join(10)
+                assert not thread.is_alive()
+        held.clear()
+
+
+def count_steps(call: Callable[[], object]) -> int:
+    """In how many places `interrupted` can interrupt."""
+    count = 0
+
+    def note(_: object, event: str, __: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_return")
+
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return count
