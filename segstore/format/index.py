@@ -20,6 +20,7 @@ starts in the compressed file; positions stay those of the plain segment.
 
 from array import array
 from bisect import bisect_left, bisect_right
+from contextlib import suppress
 from operator import le, lt
 from struct import Struct
 from typing import NamedTuple
@@ -89,6 +90,9 @@ class Stamp(NamedTuple):
 class OffsetIndex:
     """The entries of one segment in memory, growing while it is active.
 
+    Threads that read look into the one that the writer adds to, and cuts where it undoes a write.
+    What they ask for an acknowledged record stays; an entry behind that may go between two steps.
+
     Attributes:
         places: one u64 an entry, ``relative offset << 32 | position``.
     """
@@ -116,8 +120,9 @@ class OffsetIndex:
         del self._max_timestamps[entry_count:]
 
     def correct_time(self, entry_index: int, max_timestamp: int) -> None:
-        """Put the running maximum of an entry right."""
-        self._max_timestamps[entry_index] = max_timestamp
+        """Put the running maximum of an entry right, if it is still there."""
+        with suppress(IndexError):
+            self._max_timestamps[entry_index] = max_timestamp
 
     def slot_of_offset(self, relative_offset: int) -> int:
         """The last entry at or below an offset; -1 when all are above it."""
@@ -134,6 +139,16 @@ class OffsetIndex:
     def position(self, slot: int) -> int:
         """The position of the entry `slot`."""
         return self.places[slot] & 0xFFFFFFFF
+
+    def next_position(self, slot: int) -> int | None:
+        """The position of the entry behind `slot`; None where that is the last."""
+        behind = self.places[slot + 1 : slot + 2]
+        return behind[0] & 0xFFFFFFFF if behind else None
+
+    def relative_offset(self, slot: int) -> int:
+        """The offset of the entry `slot`, 0 where it is gone."""
+        places = self.places[slot : slot + 1]
+        return places[0] >> 32 if places else 0
 
     def encode(self) -> bytes:
         """All entries as bytes."""

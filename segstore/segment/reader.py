@@ -109,9 +109,10 @@ class SegmentReader:
         index, slot = self._find(offset)
         first_bytes = None
         if stop is not None and slot >= 0:
-            after = index.slot_of_offset(stop - 1 - self.base_offset) + 1
-            if slot < after < len(index):
-                first_bytes = index.position(after) - index.position(slot)
+            last = index.slot_of_offset(stop - 1 - self.base_offset)
+            end = index.next_position(last)
+            if slot <= last and end is not None:
+                first_bytes = end - index.position(slot)
         return self._events_from(index, slot, self.source.size(), first_bytes)
 
     def events_unindexed(self) -> Iterator[Frame | Damage]:
@@ -194,7 +195,9 @@ class SegmentReader:
         if slot < 0:
             return None
         position = index.position(slot)
-        end = index.position(slot + 1) if slot + 1 < len(index) else self.source.size()
+        end = index.next_position(slot)
+        if end is None:
+            end = self.source.size()
         if end - position > SPAN_BYTES_MAX:
             return None
         try:
@@ -236,7 +239,7 @@ class SegmentReader:
             self._correct_times()
         index = self.index
         slot = index.slot_before_time(timestamp)
-        return self.base_offset + (index[slot][0] if slot >= 0 else 0)
+        return self.base_offset + (index.relative_offset(slot) if slot >= 0 else 0)
 
     @property
     def size_bytes(self) -> int:
@@ -265,10 +268,10 @@ class SegmentReader:
         for event in self.events_unindexed():
             for batch in readable(event):
                 highest = max(highest, batch.header.max_timestamp)
-                if slot < count and index.position(slot) == event.position:
+                if slot < count and index.next_position(slot - 1) == event.position:
                     index.correct_time(slot, highest)
                     slot += 1
-        if slot < count:  # an entry that leads to no frame
+        if slot < min(count, len(index)):  # an entry that leads to no frame
             self.rebuild_index()
         self._are_times_doubtful = False
 
