@@ -46,7 +46,14 @@ from segstore.segment.recovery import Plan, ScannedSegment, Verdict, plan, scan_
 from segstore.segment.tail import FRAMES_POSITION, Staged, Tail, TailReader, stray_offset
 
 # Without any of these errors the file system can allocate; with them small appends do without.
-_CANT_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOSPC, errno.EDQUOT}
+_CANT_ALLOCATE = {
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EINVAL,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,  # a limit of the process (RLIMIT_FSIZE)
+}
 
 
 class Found(NamedTuple):

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from segstore.config import LogConfig
+from segstore.disk import OsDisk
 from segstore.errors import StorageError
 from segstore.format.names import (
     LOCK,
@@ -220,3 +221,29 @@ def test_a_log_that_fails_to_open_behind_its_lock_leaves_it() -> None:
     except MemoryError:
         faulty.before = None
         Log(faulty, "a", CONFIG).close()
+
+
+UNDER_A_LIMIT = """
+import resource
+import segstore
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (700 * 1024, resource.RLIM_INFINITY))
+options = {{"background": False, "compression": None, "segment_size": "512KiB"}}
+for count in range(1, 3):
+    with segstore.open({path!r}, **options) as log:
+        log.append(b"x")
+        try:
+            log.append(bytes(1 << 20))
+        except segstore.StorageError as error:
+            print(error.errno, log.stats().tail, len(log))
+"""
+
+
+def test_a_limit_on_the_size_of_files_leaves_a_log_without_tail(path: str) -> None:
+    command = [sys.executable, "-c", UNDER_A_LIMIT.format(path=path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert not done.stderr
+    assert done.stdout.splitlines() == [f"{errno.EFBIG} False {count}" for count in (1, 2)]
+    with Log(OsDisk(path), "a", CONFIG) as log:
+        assert list(log.values()) == [b"x", b"x"]
+        assert log.stats().tail
