@@ -955,7 +955,11 @@ join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     PyErr_Clear();
-    return hand_over(module, JOIN_FRAME, args, 10);
+    /* Without `ends`: another thread may have changed the list since it was measured. */
+    PyObject *arguments[10];
+    memcpy(arguments, args, sizeof arguments);
+    arguments[1] = Py_None;
+    return hand_over(module, JOIN_FRAME, arguments, 10);
 }
 
 /* Where things are in a frame of version BLOCKS, by the head of it. */

@@ -195,9 +195,9 @@ class LogWriter:
             at = time.time_ns() if timestamp is None else timestamp
             base_offset = self.buffer.next_offset
             keys: list[bytes | None] | None = None if key is None else [key]
-            self._append_frames(
-                self._frames(base_offset, [value], at, keys, [0, len(value)]), [value], [at], keys
-            )
+            ends = [0, len(value)]
+            frames = self._frames(base_offset, [value], at, keys, ends)
+            self._append_frames(frames, ends, [value], [at], keys)
         self._after_append("written", base_offset + 1)
         return base_offset
 
@@ -211,20 +211,21 @@ class LogWriter:
     ) -> range:
         """Append records together; see `Log.append_many`."""
         plain, ends = _measured(values, "value")
-        plain_keys = None if keys is None else _plain_keys(keys, len(plain))
+        count = len(ends) - 1  # of `plain` too, unless another thread changes it
+        plain_keys = None if keys is None else _plain_keys(keys, count)
         if timestamps is not None:
             timestamps = _times(timestamps)
-            _check_count(len(timestamps), len(plain), "timestamps")
+            _check_count(len(timestamps), count, "timestamps")
         level = self._level(durability)
-        if not plain:
+        if not count:
             return range(self.end_offset, self.end_offset)
         with self._append_lock, self._gate:
             at: int | Sequence[int] = time.time_ns() if timestamps is None else timestamps
             base_offset = self.buffer.next_offset
             frames = self._frames(base_offset, plain, at, plain_keys, ends)
-            self._append_frames(frames, plain, at, plain_keys)
-        self._after_append(level, base_offset + len(plain))
-        return range(base_offset, base_offset + len(plain))
+            self._append_frames(frames, ends, plain, at, plain_keys)
+        self._after_append(level, base_offset + count)
+        return range(base_offset, base_offset + count)
 
     def take_over(self, staged: Staged, end_position: int) -> None:
         """Write to a segment what the tail of an earlier writer held, up to a position in it.
@@ -430,6 +431,7 @@ class LogWriter:
     def _append_frames(
         self,
         frames: list[EncodedFrame],
+        ends: Sequence[int],
         values: list[bytes],
         timestamps: int | Sequence[int],
         keys: list[bytes | None] | None,
@@ -437,7 +439,9 @@ class LogWriter:
         """Stage a small frame, write anything else; the records count from then on."""
         buffer = self.buffer
         frame = frames[0].data
-        size = len(frame)
+        # By the values as they were measured, too: those of more bytes are not copied, and what
+        # another thread made of them meanwhile may be less.
+        size = max(len(frame), ends[-1])
         if len(frames) == 1 and size <= min(STAGED_FRAME_BYTES_MAX, self._batch_size_bytes):
             if not buffer.has_room(size):
                 self._drain()

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import sys
 import threading
 
@@ -10,6 +11,7 @@ import pytest
 import segstore
 from segstore.disk import OsDisk
 from segstore.format.fileheader import log_tag
+from segstore.log import writer as writer_module
 from segstore.segment.tail import Tail, TailReader
 
 
@@ -184,3 +186,51 @@ def test_what_is_opened_for_reading_behind_a_close_is_not_kept(path):
             found = kept.get(segment)  # as a call that found the log open
             assert found is not None
             assert kept.size_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values.append(b"more"),
+        lambda values: values.pop(),
+        lambda values: values.clear(),
+        lambda values: values.__setitem__(slice(None), [b""] * len(values)),
+        lambda values: values.__setitem__(slice(None), [b""] * (len(values) + 10)),
+        lambda values: values.__setitem__(3, bytearray(7)),
+        lambda values: values.__setitem__(3, bytes(7)),
+        lambda values: values.__setitem__(3, "no buffer"),
+    ],
+)
+@pytest.mark.parametrize("size_bytes", [10, 100, 3000])
+def test_a_batch_that_another_thread_changes_meanwhile_leaves_a_sound_log(
+    path, monkeypatch, change, size_bytes
+):
+    """Which of the values are there is its own affair; how many has to be what is acknowledged."""
+    count = 600
+    values = [bytes(size_bytes)] * count
+    measure = writer_module.measure
+
+    def changing(given):
+        measured = measure(given)
+        if given is values:
+            monkeypatch.setattr(writer_module, "measure", measure)
+            change(values)
+        return measured
+
+    with segstore.open(path, background=False) as log:
+        log.append(b"first")
+        monkeypatch.setattr(writer_module, "measure", changing)
+        try:
+            offsets = log.append_many(values)
+        except (TypeError, ValueError):  # of the list as it was then nothing can be made
+            offsets = range(1, 1)
+        assert len(offsets) in (0, count, len(values))
+        assert log.end_offset == 1 + len(offsets)
+        last = log.append(b"last")
+        expected = [b"first", *log.values(1, last), b"last"]
+        shutil.copytree(path, path + "-killed")
+    for killed in (path, path + "-killed"):
+        with segstore.open(killed, background=False) as log:
+            assert list(log.values()) == expected
+            assert log.end_offset == len(expected) == len(offsets) + 2
+            assert log.recovery.lost == () == log.recovery.cut == log.verify().lost
