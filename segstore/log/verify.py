@@ -62,31 +62,31 @@ def verify(view: LogView, torn: Sequence[CutTail] = ()) -> VerifyReport:
                 f"{segment.index_name} is not sealed yet, missing or damaged; the writer, or the "
                 f"next to open the log, makes it"
             )
-        expected = segment.base_offset
+        expected = max(segment.base_offset, start_offset)
         for event in reader.events_unindexed():
             if isinstance(event, Damage):
                 for part in event.lost:
                     # What nothing follows is damage up to where records were written, and behind
                     # that a write under way.
                     stop = limit if part.end_offset is None else min(part.end_offset, limit)
-                    missing = range(part.offset, _still(view, stop))
+                    missing = range(max(part.offset, start_offset), _still(view, stop))
                     if missing:
                         lost.append(LostRange(path, part.position, missing, part.reason))
                     expected = max(expected, stop)
             else:
                 size_bytes += event.size_bytes
             for batch in readable(event):
-                count = batch.end_offset - max(
-                    batch.base_offset, min(start_offset, batch.end_offset)
+                # The log may start in it, and end in it where a truncation is pending.
+                offsets = range(
+                    max(batch.base_offset, start_offset), min(batch.end_offset, view.end_offset())
                 )
-                record_count += count
-                expected = max(expected, batch.end_offset)
+                expected = max(expected, offsets.stop)
                 try:
                     batch.records()
+                    record_count += len(offsets)
                 except ValueError as error:
-                    record_count -= count
-                    offsets = range(batch.base_offset, batch.end_offset)
-                    lost.append(LostRange(path, event.position, offsets, str(error)))
+                    if offsets:
+                        lost.append(LostRange(path, event.position, offsets, str(error)))
         missing = range(expected, _still(view, limit))
         if missing:
             lost.append(LostRange(path, 0, missing, "the segment ends too early"))

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 import segstore
+from segstore.log import starting
 
 OPTIONS = {"background": False, "compression": None, "segment_size": 8192, "batch_size": 1000}
 
@@ -65,3 +66,46 @@ def test_a_damaged_checkpoint_is_noted(path, name):
     assert report.is_intact
     (note,) = report.notes
     assert f"{name} is damaged" in note
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_damage_below_the_log_start_is_no_loss(path, mode, is_compressed):
+    with segstore.open(path, **OPTIONS) as log:
+        log.append_many([b"%03d" % number * 30 for number in range(600)])
+        log.roll()
+        if is_compressed:
+            log.compress()
+        first, second = log.segments()[:2]
+        size = os.path.getsize(first.path)
+        with open(first.path, "r+b") as file:
+            for at in (200, size // 2):
+                file.seek(at)
+                data = bytes(byte ^ 0xFF for byte in file.read(8))
+                file.seek(at)
+                file.write(data)
+        lost = [offset for found in log.verify().lost for offset in found.offsets]
+        assert len(lost) > 2
+        for start in (1, lost[len(lost) // 2], lost[-1], lost[-1] + 1, second.base_offset):
+            log.trim(start)
+            with segstore.open(path, "r") as reader:
+                report = (log if mode == "a" else reader).verify()
+            still_lost = [offset for offset in lost if offset >= start]
+            assert [o for found in report.lost for o in found.offsets] == still_lost
+            assert report.record_count == 600 - start - len(still_lost)
+
+
+def test_what_a_pending_truncation_takes_is_neither_counted_nor_missed(path, monkeypatch):
+    """Its end is in the middle of a frame; the next writer carries it out."""
+    log = segstore.open(path, **OPTIONS)
+    log.append_many([b"x" * 100] * 600)
+    with monkeypatch.context() as patch:
+        patch.setattr(starting, "finish_truncation", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            log.truncate(302)
+    log._lock_file.close()  # its process is gone
+    with segstore.open(path, "r") as reader:
+        report = reader.verify()
+        assert (reader.end_offset, report.record_count, report.lost) == (303, 303, ())
+    with segstore.open(path, **OPTIONS) as log:
+        assert log.verify().record_count == len(log) == 303
