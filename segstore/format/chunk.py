@@ -32,20 +32,28 @@ BLOCK_RAW_BYTES_MIN = 1 << 16  # no encoder cuts blocks smaller, but for the las
 
 
 def encode_chunk(data: Buffer, codec: Codec) -> bytes:
-    """`data` as one LZ4 frame."""
+    """`data` as one LZ4 frame.
+
+    Raises:
+        MemoryError: there is not enough memory.
+    """
     import lz4.frame
 
-    compressed: bytes = lz4.frame.compress(
-        data,
-        compression_level=_LEVELS[codec],
-        block_size=(
-            lz4.frame.BLOCKSIZE_MAX256KB if len(data) <= 1 << 18 else lz4.frame.BLOCKSIZE_MAX4MB
-        ),
-        block_linked=False,
-        content_checksum=False,
-        block_checksum=False,
-        store_size=True,
-    )
+    compressed: bytes
+    try:
+        compressed = lz4.frame.compress(
+            data,
+            compression_level=_LEVELS[codec],
+            block_size=(
+                lz4.frame.BLOCKSIZE_MAX256KB if len(data) <= 1 << 18 else lz4.frame.BLOCKSIZE_MAX4MB
+            ),
+            block_linked=False,
+            content_checksum=False,
+            block_checksum=False,
+            store_size=True,
+        )
+    except RuntimeError as error:
+        raise _as_shortage(error) or error from None
     return compressed
 
 
@@ -78,9 +86,12 @@ def decode_chunk(data: Buffer) -> bytes:
         raw: bytes
         raw, read_bytes = lz4.frame.decompress(data, return_bytes_read=True)
     except RuntimeError as error:  # also for a frame that is cut short
-        if "allocation" in str(error):  # LZ4's own name for it is ERROR_allocation_failed
-            raise MemoryError(f"LZ4: {error}") from None
-        raise ValueError(f"LZ4: {error}") from None
+        raise _as_shortage(error) or ValueError(f"LZ4: {error}") from None
     if read_bytes != len(data) or len(raw) != size:
         raise ValueError("the LZ4 frame is not whole")
     return raw
+
+
+def _as_shortage(error: RuntimeError) -> MemoryError | None:
+    """What LZ4 calls ERROR_allocation_failed, as Python does; None for another error."""
+    return MemoryError(f"LZ4: {error}") if "allocation" in str(error) else None

@@ -47,6 +47,7 @@ from segstore.segment.doorbell import Doorbell
 from segstore.segment.state import NO_MAX
 
 # What most programs never call is imported where it is called: importing is a cost of each start.
+# It takes descriptors, which may be short by then.
 if TYPE_CHECKING:
     from segstore.log.compression import Progress
     from segstore.log.consumer import Consumer, ConsumerInfo, Start
@@ -516,9 +517,9 @@ class Log(Handle):
             StorageError: `path` exists, or a file can't be read or written.
             LogClosedError: the log was closed.
         """
-        from segstore.log.snapshot import take_snapshot
-
         with self._housekeeping, storage_errors("the snapshot failed"):
+            from segstore.log.snapshot import take_snapshot
+
             view = self._view()
             if self._writer is not None:
                 self._writer.sync()
@@ -537,9 +538,9 @@ class Log(Handle):
             StorageError: a step failed; what could be read still can, and the next call goes on.
             ReadOnlyError, LogClosedError: as for `append`.
         """
-        from segstore.log.repair import repair
-
         with self._keeping_house("the log can't be repaired") as writer:
+            from segstore.log.repair import repair
+
             writer.check()
             if not dry_run:
                 writer.seal_rolled()
@@ -573,8 +574,9 @@ class Log(Handle):
             CorruptionError: while following; set ``follower.position`` to its ``offsets.stop``.
             LogClosedError: the log was closed.
         """
-        from segstore.log.consumer import resolve_start
-        from segstore.log.follow import Follower
+        with storage_errors(f"{self.path} can't be followed"):
+            from segstore.log.consumer import resolve_start
+            from segstore.log.follow import Follower
 
         reader = self._reading()
         position = resolve_start(reader, start)
@@ -660,7 +662,8 @@ class Log(Handle):
             OffsetOutOfRangeError, CorruptionError, LogClosedError: as for `read`.
             TypeError: `key` is no buffer.
         """
-        from segstore.log.finding import find_key
+        with storage_errors(f"{self.path} can't be searched"):
+            from segstore.log.finding import find_key
 
         reader = self._reading()
         return find_key(reader, as_bytes(key, "key"), reader.bounds(start, stop), errors)
@@ -732,10 +735,10 @@ class Log(Handle):
             LogClosedError: the log was closed.
             StorageError: a file can't be read.
         """
-        from segstore.log.verify import verify
-
         view = self._view()
         with storage_errors("the log can't be verified"):
+            from segstore.log.verify import verify
+
             while True:
                 epoch = view.epoch()
                 report = verify(view, self._recovery.cut if self._mode == "r" else ())

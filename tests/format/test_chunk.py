@@ -79,7 +79,8 @@ IN_LITTLE_MEMORY = """
 import os, resource
 from segstore.format.chunk import decode_chunk, encode_chunk
 
-data = encode_chunk(os.urandom(8 << 20), "lz4")
+data = os.urandom(8 << 20)
+chunk = encode_chunk(data, "lz4")
 unlimited = resource.RLIM_INFINITY
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
@@ -87,7 +88,7 @@ found = []
 for spare in range(0, 40 << 20, 1 << 18):
     resource.setrlimit(resource.RLIMIT_AS, (used + spare, unlimited))
     try:
-        decode_chunk(data)
+        {call}
         found.append("whole")
     except Exception as error:
         found.append(type(error).__name__)
@@ -97,7 +98,10 @@ print(*sorted(set(found)))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
-def test_a_chunk_that_memory_is_too_short_for_is_not_called_damaged():
-    command = [sys.executable, "-c", IN_LITTLE_MEMORY]
+@pytest.mark.parametrize(
+    "call", ["decode_chunk(chunk)", 'encode_chunk(data, "lz4")', 'encode_chunk(data, "lz4hc")']
+)
+def test_too_little_memory_for_a_chunk_is_called_that(call):
+    command = [sys.executable, "-c", IN_LITTLE_MEMORY.format(call=call)]
     found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.split() == ["MemoryError", "whole"]

@@ -207,6 +207,28 @@ def test_a_consumer_that_fails_to_open_leaves_its_name() -> None:
     assert failure_count
 
 
+def test_what_a_call_imports_at_its_first_use_it_may_find_no_descriptor_for(path: str) -> None:
+    code = """
+log.append_many([b"x"] * 1000)
+log.roll()
+take_all_but(0)
+calls = [
+    log.verify, log.repair, log.compress, log.follow,
+    lambda: log.find(b"key"), lambda: log.snapshot(log.path + "-copy"),
+]
+for call in calls:
+    try:
+        call()
+    except segstore.StorageError as error:
+        print(error.errno)
+print(log.append(b"y"), log.sync())
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+print(log.compress(), log.verify().record_count)
+"""
+    expected = [f"{errno.EMFILE}"] * 6 + ["1000 1001", "1 1001"]
+    assert run_without_descriptors(path, code).splitlines() == expected
+
+
 def test_a_log_that_fails_to_open_behind_its_lock_leaves_it() -> None:
     faulty = FaultyDisk(MemoryDisk())
 
