@@ -48,6 +48,17 @@ def take_lock(disk: Disk) -> File:
     return file
 
 
+def is_in_place(disk: Disk, file: File) -> bool:
+    """Whether the lock still guards its log, which nobody deleted or put another in place of.
+
+    Where that can't be told, it does.
+    """
+    try:
+        return disk.is_named(file, LOCK)
+    except OSError:
+        return True
+
+
 def leave_lock(file: File) -> None:
     """Let go of the lock."""
     with suppress(OSError):

@@ -32,7 +32,7 @@ from segstore.format.buffers import Buffer, keep_freed_memory
 from segstore.format.fileheader import log_tag
 from segstore.format.names import consumer_file
 from segstore.log.compression import Compressor
-from segstore.log.lock import leave_lock, take_lock
+from segstore.log.lock import is_in_place, leave_lock, take_lock
 from segstore.log.maintenance import Maintenance
 from segstore.log.opening import lost_ranges, refuse_strangers, report_of, torn
 from segstore.log.reading import LogReader, OnDamage, checked_int
@@ -160,6 +160,9 @@ class Log(Handle):
             started = start_writer(disk, config, time.time_ns())
             self._started = started
             self._writer = started.writer
+            lock_file = self._lock_file
+            assert lock_file is not None
+            started.writer.manager.is_in_place = lambda: is_in_place(disk, lock_file)
             self._log_id: bytes | None = started.log_id
             self._bell = started.bell
             self._recovery = started.recovery
@@ -857,7 +860,9 @@ class Log(Handle):
     def _keeping_house(self, what: str) -> Iterator[LogWriter]:
         """One at a time, and not while the log is closed, whose files would go under its hands."""
         with self._housekeeping, storage_errors(f"{self.path}: {what}"):
-            yield self._appending()
+            writer = self._appending()
+            writer.check_place()
+            yield writer
 
     def _appending(self) -> LogWriter:
         if self._writer is None:

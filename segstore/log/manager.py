@@ -26,6 +26,7 @@ class SegmentManager:
         active: the segment that is written to.
         catalog: all segments, replaced as a whole at every change.
         roll_count: how many were rolled since the log was opened.
+        is_in_place: whether the log is where it was; another one there has files of the same names.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class SegmentManager:
         self.active: SegmentWriter
         self.catalog = catalog
         self.roll_count = 0
+        self.is_in_place: Callable[[], bool] = lambda: True
 
     @property
     def path(self) -> str:
@@ -232,6 +234,8 @@ class SegmentManager:
         return count
 
     def _create(self, base_offset: int) -> SegmentWriter:
+        if not self.is_in_place():
+            raise NotWrittenError(errno.ESTALE, "the log was deleted")
         header = FileHeader(KIND_SEGMENT, base_offset, self._log_id, self._wall_ns())
         return SegmentWriter.create(
             self._disk,

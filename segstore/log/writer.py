@@ -151,6 +151,17 @@ class LogWriter:
         """
         self._check_failure()
 
+    def check_place(self) -> None:
+        """Refuse everything once the log was deleted, or another was put in its place.
+
+        Raises:
+            StorageError: it was.
+        """
+        if not self.manager.is_in_place():
+            with self._append_lock:
+                self.fail(_deleted())
+            self._check_failure()
+
     def append(
         self,
         value: Buffer,
@@ -315,6 +326,7 @@ class LogWriter:
             self._check_failure()
             if not self.manager.unsealed_count:
                 return 0
+            self.check_place()
             synced_count = self._sync(with_index=False)
             try:
                 return self.manager.seal_rolled(synced_count)
@@ -506,6 +518,8 @@ class LogWriter:
 
         Returns how many of the rolled segments it covered: meanwhile another append may roll one.
         """
+        if with_index:  # which is every so often: a look at the name of a file at each sync adds up
+            self.check_place()
         with self._append_lock, self._gate:
             self._drain()
             target = self.written_end
@@ -630,6 +644,14 @@ def _foreign() -> LogClosedError:
     return LogClosedError(
         "the log belongs to the parent of this process; open it here with mode='r' to read, "
         "or in the parent only to write"
+    )
+
+
+def _deleted() -> StorageError:
+    return StorageError(
+        errno.ESTALE,
+        "the log was deleted while it was open, or another one put in its place, so that what was "
+        "appended since is nowhere; close it and open it again",
     )
 
 

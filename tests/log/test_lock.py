@@ -1,18 +1,22 @@
 """One writer per log, across handles, processes and forks."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
 import segstore
-from segstore import LogClosedError, LogLockedError
+from segstore import LogClosedError, LogLockedError, StorageError
 from segstore.log import log as log_module
 from segstore.segment import checkpointfile
+from tests.directories import contents
 
 HOLDER = """
 import sys, time, segstore
@@ -72,6 +76,57 @@ def test_what_the_lock_file_says_is_never_relied_on(path):
         file.write(b"process 1 since for ever\n\xff\x00" * 100)
     with segstore.open(path) as log:
         log.append(b"x")
+
+
+@pytest.mark.parametrize("is_directory_kept", [True, False])
+@pytest.mark.parametrize("is_made_anew", [True, False])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda log: log.roll(),
+        lambda log: log._writer.seal_rolled(),
+        lambda log: log.append_many([bytes(1000)] * 10),
+        lambda log: log.compress(),
+        lambda log: log.sweep(),
+        lambda log: log.trim(5),
+        lambda log: log.truncate(5),
+        lambda log: log.repair(),
+        lambda log: log.maintain(),
+        lambda log: log.close(),
+    ],
+)
+def test_a_writer_whose_log_was_deleted_says_so_and_changes_no_other(
+    path, call, is_made_anew, is_directory_kept
+):
+    options = {"background": False, "segment_size": 4096, "batch_size": 512, "compression": None}
+    log = segstore.open(path, retention_records=5, **options)
+    log.append_many([b"old"] * 100)
+    log.roll()
+    log.append_many([b"old"] * 100)
+    log._writer.roll()
+    log.append(b"old")
+    if is_directory_kept:
+        for name in os.listdir(path):
+            os.remove(os.path.join(path, name))
+    else:
+        shutil.rmtree(path)
+    if is_made_anew:
+        with segstore.open(path, **options) as other:
+            other.append_many([b"new"] * 100)
+            other.roll()
+            other.append_many([b"new"] * 50)
+    before = contents(path) if os.path.exists(path) else None
+    with pytest.raises(StorageError, match="deleted") as caught:
+        call(log)
+    assert caught.value.errno == errno.ESTALE
+    with pytest.raises((StorageError, LogClosedError)):
+        log.maintain()
+    for durability in ("written", "durable"):
+        with pytest.raises((StorageError, LogClosedError)):
+            log.append(b"old", durability=durability)
+    with suppress(StorageError):
+        log.close()
+    assert (contents(path) if os.path.exists(path) else None) == before
 
 
 def in_a_child(work):

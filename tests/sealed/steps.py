@@ -52,6 +52,9 @@ class StepDisk(OsDisk):
             self.step(f"create {name}")
         return StepFile(self, super().open(name, write=write, create=create))
 
+    def is_named(self, file: Any, name: str) -> bool:
+        return super().is_named(file._file, name)
+
     def rename(self, name: str, new_name: str) -> None:
         self.step(f"rename {name}")
         super().rename(name, new_name)
