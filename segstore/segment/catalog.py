@@ -99,10 +99,6 @@ class Catalog:
         return number
 
 
-# A directory that changes while it is listed can show a swapped segment under neither name.
-LISTINGS_MAX = 3
-
-
 class Listing(NamedTuple):
     """What a directory holds.
 
@@ -118,21 +114,14 @@ class Listing(NamedTuple):
 def list_segments(disk: Disk, known: Catalog | None = None) -> Listing:
     """Read the directory; what `known` has of sealed segments is taken over unread.
 
+    A listing made during a swap can show a segment under neither name, however often it is made.
+    So one that is missing where the segment before it ends is asked for by its names.
+
     Raises:
         OSError: the directory can't be read.
         UnsupportedFormatError: an index is of a later format version.
     """
-    for _ in range(LISTINGS_MAX - 1):
-        listing, is_torn = _list_once(disk, known)
-        if not is_torn:
-            return listing
-    return _list_once(disk, known)[0]
-
-
-def _list_once(disk: Disk, known: Catalog | None) -> tuple[Listing, bool]:
-    """One listing, and whether it may have missed a segment that was swapped meanwhile."""
     names = disk.names()
-    is_torn = False
     files: dict[int, set[str]] = {}
     leftovers = [name for name in names if is_temporary(name)]
     for name in names:
@@ -154,19 +143,28 @@ def _list_once(disk: Disk, known: Catalog | None) -> tuple[Listing, bool]:
             continue
         found = before.get(base_offset)
         if found is None or found.stamp is None or found.is_compressed != is_compressed:
-            found = _look(disk, base_offset, is_compressed)
+            found = _look(disk, base_offset, is_compressed) or _find(disk, base_offset)
         if found is not None:
             segments.append(found)
-        else:
-            is_torn = True
-    catalog = Catalog(segments)
-    for number, segment in enumerate(catalog.segments[:-1]):
-        # Seen under neither name; or really missing, which a second look tells.
-        if segment.stamp is not None and segment.stamp.end_offset < (
-            catalog.end_offset(number) or 0
-        ):
-            is_torn = True
-    return Listing(catalog, leftovers), is_torn
+    return Listing(_with_missed(disk, Catalog(segments)), leftovers)
+
+
+def _with_missed(disk: Disk, catalog: Catalog) -> Catalog:
+    """With the segments that stand where sealed ones end, and not in the listing."""
+    number = 0
+    while number + 1 < len(catalog):
+        stamp = catalog.segments[number].stamp
+        if stamp is not None and stamp.end_offset < catalog.segments[number + 1].base_offset:
+            missed = _find(disk, stamp.end_offset)
+            catalog = catalog if missed is None else catalog.with_segment(missed)
+        number += 1
+    return catalog
+
+
+def _find(disk: Disk, base_offset: int) -> Segment | None:
+    """A segment under either name; the plain one goes only when the other is there."""
+    plain = _look(disk, base_offset, is_compressed=False)
+    return _look(disk, base_offset, is_compressed=True) or plain
 
 
 def _look(disk: Disk, base_offset: int, is_compressed: bool) -> Segment | None:

@@ -12,12 +12,14 @@ import pytest
 import segstore
 from segstore import Log, OffsetOutOfRangeError
 from segstore.config import LogConfig
+from segstore.disk import OsDisk
 from segstore.log import consumer as consumer_module
 from segstore.log import log as log_module
 from segstore.log import snapshot as snapshot_module
 from segstore.log import starting, truncation
 from segstore.log import verify as verify_module
 from segstore.log.follow import Follower
+from segstore.log.truncation import begin_truncation
 from segstore.log.view import FileView
 from segstore.segment.tail import Tail
 from segstore.testing.faulty import FaultyDisk
@@ -378,3 +380,29 @@ def test_a_registration_is_looked_at_once(log: Log, monkeypatch: Any) -> None:
     log.consumer("one", start="end").close()
     assert [info.committed for info in log.consumers()] == [600]
     assert len(seen) == 1
+
+
+def test_a_reader_that_saw_a_pending_truncation_sees_what_came_instead(path: str) -> None:
+    options: dict[str, Any] = {"segment_size": "4KiB", "batch_size": 1024, "background": False}
+
+    def fill(log: segstore.Log, mark: bytes) -> None:
+        while len(log) < 100:
+            log.append_many([mark * 100] * 10)
+
+    with segstore.open(path, **options) as log:
+        fill(log, b"a")
+        log_id = log._log_id or b""
+        end = log.segments()[1].base_offset
+    disk = OsDisk(path)
+    begin_truncation(disk, log_id, 0, end)  # and killed there
+    disk.close()
+    with segstore.open(path, "r") as reader, segstore.open(path, **options) as log:
+        assert log.end_offset == end
+        fill(log, b"b")
+        log.sync()
+        assert len(log.segments()) > 2
+        assert [record.value[:1] for record in reader] == [b"a"] * end + [b"b"] * (100 - end)
+        assert reader.verify().is_intact
+        reader.snapshot(path + "-copy")
+        with segstore.open(path + "-copy", "r") as copy:
+            assert list(copy) == list(log)
