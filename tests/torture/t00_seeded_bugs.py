@@ -243,7 +243,7 @@ def _tail_not_voided() -> Iterator[None]:
 
 @contextmanager
 def _consumers_not_held_back() -> Iterator[None]:
-    with patch.object(starting, "hold_back", lambda *_: None):
+    with patch.object(starting, "hold_back", lambda *_, **__: None):
         yield
 
 
