@@ -18,6 +18,7 @@ NAMES = (
     "latency",
     "opening",
     "follow",
+    "live",
     "growth",
     "memory",
     "brokers",

@@ -59,6 +59,11 @@ class LmdbEnv:
         with self.env.begin() as transaction, transaction.cursor() as cursor:
             yield from cursor.iternext(keys=True, values=True)
 
+    def since(self, number: int) -> Iterator[Any]:
+        with self.env.begin() as transaction, transaction.cursor() as cursor:
+            if cursor.set_range(number.to_bytes(8, "big")):
+                yield from cursor.iternext(keys=True, values=True)
+
     def point(self, number: int) -> bytes:
         with self.env.begin() as transaction:
             return transaction.get(number.to_bytes(8, "big"))

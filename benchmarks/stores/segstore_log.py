@@ -16,6 +16,7 @@ class SegstoreLog:
         self.log = segstore.open(
             path, durability=level, compression="lz4" if compressed else None, **options
         )
+        self._reader: segstore.Log | None = None
         self.append: Callable[[bytes], object] = self.log.append
         self.append_many: Callable[[Sequence[bytes]], object] = self.log.append_many
 
@@ -35,6 +36,12 @@ class SegstoreLog:
     def point(self, number: int) -> bytes:
         return self.log[number].value
 
+    def since(self, number: int) -> Iterator[Any]:
+        """The records from a number on, by a handle that sees what another process would."""
+        if self._reader is None:
+            self._reader = segstore.open(self.log.path, "r")
+        return self._reader.read(number)
+
     def pack(self) -> None:
         """Roll, so that everything is in sealed segments, and compress where asked to."""
         self.log.roll()
@@ -42,6 +49,8 @@ class SegstoreLog:
             self.log.compress()  # type: ignore[attr-defined]
 
     def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
         self.log.close()
 
 

@@ -23,6 +23,7 @@ class SqliteWal:
         self.synchronous = "FULL" if level == "durable" else self.written
         self.lock = threading.Lock()
         self.connection = self._connect()
+        self._reader: sqlite3.Connection | None = None
         self.connection.execute(
             "CREATE TABLE IF NOT EXISTS log (offset INTEGER PRIMARY KEY, value BLOB)"
         )
@@ -76,6 +77,13 @@ class SqliteWal:
     def records(self) -> Iterator[Any]:
         return iter(self.connection.execute("SELECT offset, value FROM log ORDER BY offset"))
 
+    def since(self, number: int) -> Iterator[Any]:
+        """By a connection of its own."""
+        if self._reader is None:
+            self._reader = self._connect()
+        query = "SELECT offset, value FROM log WHERE offset > ? ORDER BY offset"
+        return self._reader.execute(query, (number,))
+
     def point(self, number: int) -> bytes:
         row = self.connection.execute("SELECT value FROM log WHERE offset = ?", (number + 1,))
         return row.fetchone()[0]
@@ -84,6 +92,8 @@ class SqliteWal:
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
         self.connection.close()
 
 
