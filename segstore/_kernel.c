@@ -1,8 +1,9 @@
 /* The loops that decide what a record costs, a second time, in C.
 
-   The specification is Python: columns.py, framejoin.py and pointread.py in segstore/format (the
-   functions) and segstore/segment/tail.py (TailBuffer). What stands here gives the same
-   results and the same errors, and nothing on disk depends on which of the two ran.
+   The specification is Python: columns.py, framejoin.py, pointread.py and smallframes.py in
+   segstore/format (the functions) and segstore/segment/tail.py (TailBuffer). What stands here
+   gives the same results and the same errors, and nothing on disk depends on which of the two
+   ran.
 
    Rule 1: a function here answers only what it has proven plain and well formed. Anything else
            (another type, an offset out of its bounds, a size too large) it hands to the
@@ -41,6 +42,7 @@ enum {
     MEASURE,
     READ_RECORD,
     SPLIT_COLUMN,
+    TAKE_RECORDS,
     FUNCTION_COUNT
 };
 /* And where the specification of each stands. */
@@ -53,6 +55,7 @@ static const struct {
     [MEASURE] = {"measure", "segstore.format.columns"},
     [READ_RECORD] = {"read_record", "segstore.format.pointread"},
     [SPLIT_COLUMN] = {"split_column", "segstore.format.columns"},
+    [TAKE_RECORDS] = {"take_records", "segstore.format.smallframes"},
 };
 
 typedef struct {
@@ -1243,11 +1246,7 @@ read_record(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 }
 
 /* ------------------------------------------------------------------------------------------ */
-/* The small append                                                                            */
-
-#define FRAMES_POSITION 4096
-/* Of more records the slow way costs each next to nothing. */
-#define BATCH_COUNT_MAX 512
+/* Frames of one record                                                                        */
 
 /* The start of a frame of one record: the header, its value's offsets, and its key's if it has one.
    The bytes of the key follow, and those of the value. */
@@ -1261,6 +1260,127 @@ typedef struct {
 
 _Static_assert(offsetof(SmallFrame, key_start) == 72, "the header is 64 bytes, the offsets are 8");
 _Static_assert(sizeof(SmallFrame) == 80, "and those of a key as well");
+
+/* Of larger ones there are few. */
+#define SMALL_FRAME_BYTES_MAX 4096
+
+/* Where the value and the key of a frame of one record are, in a copy of it that stays as it is;
+   false where it is none, or not intact. */
+static bool
+lay_out_small(const char *data, Py_ssize_t size, uint64_t offset, uint32_t log_tag,
+              SmallFrame *frame, Py_ssize_t *key_at, Py_ssize_t *value_at)
+{
+    const FrameHeader *header = &frame->header;
+    *key_at = offsetof(SmallFrame, key_start);
+    memcpy(frame, data, (size_t)*key_at);
+    if (header->magic != FRAME_MAGIC || header->record_count != 1 ||
+        header->base_offset != offset || header->log_tag != log_tag || header->version != WHOLE ||
+        (header->attributes != 0 && header->attributes != HAS_KEYS) ||
+        (Py_ssize_t)header->body_bytes != size - (Py_ssize_t)sizeof *header ||
+        frame->value_start != 0 || frame->value_end < 0) {
+        return false;
+    }
+    *value_at = *key_at;
+    if (header->attributes == HAS_KEYS) {
+        *key_at = sizeof *frame;
+        if (size < *key_at) {
+            return false;
+        }
+        memcpy(frame, data, sizeof *frame);
+        if (frame->key_start != 0 || frame->key_end < 0 || frame->key_end > size - *key_at) {
+            return false;
+        }
+        *value_at = *key_at + padded(frame->key_end);
+    }
+    return frame->value_end <= size && *value_at + padded(frame->value_end) == size &&
+           crc32c((const unsigned char *)data + CRC_START, (size_t)(size - CRC_START)) ==
+               header->crc;
+}
+
+/* Append to a list; takes the reference over, and NULL with an exception is no item. */
+static bool
+append_item(PyObject *list, PyObject *item)
+{
+    bool is_done = item != NULL && PyList_Append(list, item) == 0;
+    Py_XDECREF(item);
+    return is_done;
+}
+
+/* How many bytes of small frames there are in a row, whose records go into the lists; -1 with an
+   exception. */
+static Py_ssize_t
+take_small_frames(const char *data, Py_ssize_t size, uint64_t offset, uint32_t log_tag,
+                  PyObject *const *lists)
+{
+    char copy[SMALL_FRAME_BYTES_MAX];
+    Py_ssize_t done = 0;
+    for (; offset < INT64_MAX; offset++) {
+        Py_ssize_t left = size - done;
+        if (left < (Py_ssize_t)offsetof(SmallFrame, key_start)) {
+            break;
+        }
+        Py_ssize_t frame_size =
+            (Py_ssize_t)sizeof(FrameHeader) +
+            (uint32_t)read_once(data + done + offsetof(FrameHeader, body_bytes));
+        if (frame_size < (Py_ssize_t)offsetof(SmallFrame, key_start) || frame_size > left ||
+            frame_size > SMALL_FRAME_BYTES_MAX) {
+            break;
+        }
+        memcpy(copy, data + done, (size_t)frame_size);
+        SmallFrame frame;
+        Py_ssize_t key_at, value_at;
+        if (!lay_out_small(copy, frame_size, offset, log_tag, &frame, &key_at, &value_at)) {
+            break;
+        }
+        PyObject *key = frame.header.attributes == HAS_KEYS
+                            ? PyBytes_FromStringAndSize(copy + key_at, frame.key_end)
+                            : Py_NewRef(Py_None);
+        if (!append_item(lists[2], key) ||
+            !append_item(lists[0], PyBytes_FromStringAndSize(copy + value_at, frame.value_end)) ||
+            !append_item(lists[1], PyLong_FromLongLong(frame.header.min_timestamp))) {
+            return -1;
+        }
+        done += frame_size;
+    }
+    return done;
+}
+
+PyDoc_STRVAR(take_records_doc,
+             "take_records($module, view, position, offset, log_tag, values, timestamps, keys,\n"
+             "             /)\n--\n\n"
+             "As segstore.format.smallframes.take_records.");
+
+static PyObject *
+take_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (!has_arguments("take_records", nargs, 7)) {
+        return NULL;
+    }
+    Py_buffer view;
+    int64_t position, offset, log_tag;
+    if (!is_int64(args[1], &position) || position < 0 || !is_int64(args[2], &offset) ||
+        offset < 0 || !is_int64(args[3], &log_tag) || log_tag < 0 || log_tag > UINT32_MAX ||
+        !PyList_CheckExact(args[4]) || !PyList_CheckExact(args[5]) ||
+        !PyList_CheckExact(args[6]) || !PyMemoryView_Check(args[0]) ||
+        PyObject_GetBuffer(args[0], &view, PyBUF_CONTIG_RO) < 0) {
+        PyErr_Clear();
+        return hand_over(module, TAKE_RECORDS, args, 7);
+    }
+    Py_ssize_t taken = 0;
+    if (view.ndim == 1 && view.itemsize == 1 && position < view.len) {
+        taken = take_small_frames((const char *)view.buf + position, view.len - position,
+                                  (uint64_t)offset, (uint32_t)log_tag, args + 4);
+    }
+    PyBuffer_Release(&view);
+    return taken < 0 ? NULL : PyLong_FromLongLong(position + taken);
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* The small append                                                                            */
+
+#define FRAMES_POSITION 4096
+/* Of more records the slow way costs each next to nothing. */
+#define BATCH_COUNT_MAX 512
 
 /* Bytes that a memoryview shows. What is held is the object under it, never the view: the garbage
    collector of CPython crashes on a view that is part of a cycle and still exported. */
@@ -2347,6 +2467,7 @@ static PyMethodDef kernel_functions[] = {
     {"measure", METHOD(measure), METH_O, measure_doc},
     {"read_record", METHOD(read_record), METH_FASTCALL, read_record_doc},
     {"split_column", METHOD(split_column), METH_FASTCALL, split_column_doc},
+    {"take_records", METHOD(take_records), METH_FASTCALL, take_records_doc},
     {"make_records", METHOD(make_records), METH_FASTCALL, make_records_doc},
     {"crc32c_of", METHOD(crc32c_of), METH_VARARGS | METH_KEYWORDS, crc32c_of_doc},
     {NULL, NULL, 0, NULL},

@@ -1,5 +1,5 @@
-# The C kernel. What each of these does is said by its specification in Python:
-# columns, framejoin and pointread in segstore.format, and segstore.segment.tail.PythonTailBuffer.
+# The C kernel. What each of these does is said by its specification in Python: columns, framejoin,
+# pointread and smallframes in segstore.format, and segstore.segment.tail.PythonTailBuffer.
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, final
@@ -45,6 +45,16 @@ def make_records(
     values: Sequence[bytes],
     /,
 ) -> list[Any]: ...
+def take_records(
+    view: memoryview,
+    position: int,
+    offset: int,
+    log_tag: int,
+    values: list[bytes],
+    timestamps: list[int],
+    keys: list[bytes | None],
+    /,
+) -> int: ...
 def crc32c_of(data: Buffer, /, *, portable: bool = False) -> int: ...
 
 @final

@@ -13,6 +13,7 @@ from types import ModuleType
 from segstore.format.columns import iter_records, measure, split_column
 from segstore.format.framejoin import join_frame
 from segstore.format.pointread import decode_head, read_record
+from segstore.format.smallframes import take_records
 
 __all__ = [
     "PROVIDER",
@@ -23,6 +24,7 @@ __all__ = [
     "measure",
     "read_record",
     "split_column",
+    "take_records",
 ]
 
 PROVIDER = "python"
@@ -42,3 +44,4 @@ if compiled is not None:
     measure = compiled.measure
     read_record = compiled.read_record
     split_column = compiled.split_column
+    take_records = compiled.take_records

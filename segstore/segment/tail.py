@@ -28,7 +28,6 @@ from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate, repeat
 from operator import countOf
-from struct import Struct
 from time import time_ns
 from typing import Any, NamedTuple, TypeAlias
 
@@ -58,6 +57,7 @@ from segstore.format.framelayout import (
     FrameHeader,
 )
 from segstore.format.names import OFFSET_MAX, TAIL, temporary
+from segstore.format.smallframes import KEY_OFFSETS, OVERHEAD_BYTES, PREFIX, SMALL
 
 TAIL_BYTES = 1 << 20
 FRAMES_POSITION = 4096
@@ -70,16 +70,8 @@ _RECOVERY_POINT_AT = _DURABLE_AT + 32
 _EPOCH_AT = _RECOVERY_POINT_AT + 32
 _ALL_ONES = 2**64 - 1
 
-# A frame of one record: the header after its CRC field, then the two offsets of its value, and
-# those of its key if it has one.
-_PREFIX = Struct("<II")
-_SMALL = Struct("<IIQqqqIHBBQii")
-_KEY_OFFSETS = Struct("<ii")
-_OFFSETS_BYTES = 8
-_OVERHEAD_BYTES = FRAME_HEADER_BYTES + _OFFSETS_BYTES
-assert _PREFIX.size + _SMALL.size == _OVERHEAD_BYTES
-_pack_prefix = _PREFIX.pack
-_pack_small = _SMALL.pack
+_pack_prefix = PREFIX.pack
+_pack_small = SMALL.pack
 _ZEROS = tuple(bytes(n) for n in range(8))
 _ZERO_WORD = bytes(ALIGNMENT_BYTES)
 
@@ -312,9 +304,9 @@ class PythonTailBuffer:
                 pad = -size & 7
                 data, attributes = value, 0
                 if key is not None:
-                    columns = _KEY_OFFSETS.pack(0, len(key)) + key + _ZEROS[-len(key) & 7]
+                    columns = KEY_OFFSETS.pack(0, len(key)) + key + _ZEROS[-len(key) & 7]
                     data, attributes = columns + value, HAS_KEYS
-                end = position + _OVERHEAD_BYTES + len(data) + pad
+                end = position + OVERHEAD_BYTES + len(data) + pad
                 if self.is_open and end <= self.limit:
                     time = time_ns() if timestamp is None else timestamp
                     offset = self.next_offset
@@ -593,11 +585,11 @@ class TailReader:
     def get(self, offset: int, stop: int | None = None) -> RecordBatch | None:
         """The records from `offset` up to `stop` as one batch; None where the first is not there.
 
-        The batch says of itself what the header of the last frame does.
+        The batch says of itself what the header of the first frame in the tail does.
         """
         with self._lock:
             self._catch_up()
-            known, last_header = self._known, self._last_header
+            known, first_header = self._known, self._first_header
             if offset not in known.offsets:
                 return None
             first = offset - known.base_offset
@@ -605,15 +597,15 @@ class TailReader:
             values = known.values[first:last]
             timestamps = known.timestamps[first:last]
             keys = known.keys[first:last]
-        last_frame = FrameHeader._make(HEADER.unpack(last_header))
+        first_frame = FrameHeader._make(HEADER.unpack(first_header))
         data = encode_frame(
             offset,
             values,
             timestamps,
             None if keys.count(None) == len(keys) else keys,
-            append_time=last_frame.append_time,
+            append_time=first_frame.append_time,
             log_tag=self._log_tag,
-            durable_offset=last_frame.durable_offset,
+            durable_offset=first_frame.durable_offset,
         ).data
         return RecordBatch(memoryview(data), FrameHeader._make(HEADER.unpack_from(data)))
 
@@ -642,7 +634,7 @@ class TailReader:
 
     def _forget(self) -> None:
         self._known = Staged(0, [], [], [])  # of this round, so far
-        self._first_header = self._last_header = b""
+        self._first_header = b""
         self.end_position = FRAMES_POSITION
 
     def _catch_up(self) -> None:
@@ -653,29 +645,54 @@ class TailReader:
         """
         if self._first_header and self._header_at(FRAMES_POSITION) != self._first_header:
             self._forget()
+        try:
+            if self._first_header:
+                self._take_small_frames()
+            while self._take_frame():
+                self._take_small_frames()
+        except BaseException:  # no memory, or a signal: the columns may not go together
+            self._forget()
+            raise
+
+    def _take_small_frames(self) -> None:
+        """Those in a row that hold one record each, which a tail is full of."""
+        known = self._known
+        try:
+            self.end_position = kernel.take_records(
+                self.view,
+                self.end_position,
+                known.offsets.stop,
+                self._log_tag,
+                known.values,
+                known.timestamps,
+                known.keys,
+            )
+        except ValueError:  # the log was closed, which drained the tail: the segments have it all
+            self._forget()
+
+    def _take_frame(self) -> bool:
+        """Any other frame, or the first; False if there is none."""
         known = self._known
         expected = known.offsets.stop if self._first_header else None
-        while True:
-            frame = self._copy(self.end_position, expected)
-            found = None if frame is None else decode_columns(frame, self._log_tag)
-            # Something else may have been stored between the look at the header and the copy.
-            if frame is None or found is None or expected not in (None, found[0]):
-                return
-            base_offset, values, timestamps, keys = found
-            self._last_header = frame[:FRAME_HEADER_BYTES]
-            if expected is None:
-                self._first_header = self._last_header
-                self._known = known = known._replace(base_offset=base_offset)
-            known.values.extend(values)
-            known.timestamps.extend(timestamps)
-            known.keys.extend(keys)
-            expected = base_offset + len(values)
-            self.end_position += len(frame)
+        frame = self._copy(self.end_position, expected)
+        found = None if frame is None else decode_columns(frame, self._log_tag)
+        # Something else may have been stored between the look at the header and the copy.
+        if frame is None or found is None or expected not in (None, found[0]):
+            return False
+        base_offset, values, timestamps, keys = found
+        if expected is None:
+            self._first_header = frame[:FRAME_HEADER_BYTES]
+            self._known = known = known._replace(base_offset=base_offset)
+        known.values.extend(values)
+        known.timestamps.extend(timestamps)
+        known.keys.extend(keys)
+        self.end_position += len(frame)
+        return True
 
     def _header_at(self, position: int) -> bytes:
         try:
             return bytes(self.view[position : position + FRAME_HEADER_BYTES])
-        except ValueError:  # the log was closed, which drained the tail: the segments have it all
+        except ValueError:  # closed, as above
             return b""
 
     def _copy(self, position: int, expected_offset: int | None = None) -> bytes | None:
@@ -700,23 +717,11 @@ def decode_columns(frame: bytes, log_tag: int) -> Columns | None:
     """(base offset, values, timestamps, keys) of a frame; None where it is not intact, or not all.
 
     More than all of it is none either: a frame that was replaced by a shorter one while it was
-    copied would hide those behind. What the small append stores, and a tail is full of, is checked
-    here, at a tenth of the time that `decode_frame` takes; any other frame is for that to judge.
+    copied would hide those behind.
 
     Raises:
         UnsupportedFormatError: the frame is intact, and of a later format version.
     """
-    if len(frame) >= _OVERHEAD_BYTES:
-        fields = _SMALL.unpack_from(frame, _PREFIX.size)
-        body_bytes, count, offset, _, time, _, tag, attributes, version, _, _, start, size = fields
-        if (
-            (count, attributes, version, start, tag) == (1, 0, WHOLE, 0, log_tag)
-            and body_bytes == len(frame) - FRAME_HEADER_BYTES
-            and 0 <= size == body_bytes - _OFFSETS_BYTES - (-size & 7)
-            and _PREFIX.unpack_from(frame) == (FRAME_MAGIC, crc32c(frame[_PREFIX.size :]))
-        ):
-            value = frame[_OVERHEAD_BYTES : _OVERHEAD_BYTES + size]
-            return offset, (value,), (time,), (None,)
     batch = decode_frame(memoryview(frame), 0, log_tag)
     if not isinstance(batch, RecordBatch):
         return None

@@ -88,7 +88,7 @@ class BytesSubclass(bytes):
 class Fuzz:
     def __init__(self, rng: random.Random) -> None:
         from segstore import _kernel
-        from segstore.format import columns, framejoin, pointread
+        from segstore.format import columns, framejoin, pointread, smallframes
         from segstore.format.batch import Record
         from segstore.format.checksum import crc32c
         from segstore.format.frame import decode_frame, encode_frame
@@ -96,7 +96,7 @@ class Fuzz:
 
         self.rng = rng
         self.kernel = _kernel
-        self.homes = columns, framejoin, pointread
+        self.homes = columns, framejoin, pointread, smallframes
         self.encode_frame = encode_frame
         self.decode_frame = decode_frame
         self.crc32c = crc32c
@@ -222,6 +222,34 @@ class Fuzz:
         lies = [(bytes(hurt), *head[1:]), (hurt, *head[1:]), head[:6], 5, None]
         point[3] = [rng.choice(lies) for _ in range(3)]
         self.outcome(self.kernel.read_record, *point)
+
+    def small_frames(self) -> None:
+        """Frames of one record in a row, whole or hurt, mostly under a checksum that holds."""
+        rng = self.rng
+        frames = bytearray(rng.randbytes(8 * rng.randint(0, 2)))
+        position = len(frames)
+        for offset in range(3, 3 + rng.randint(1, 5)):
+            values = [rng.randbytes(rng.choice([rng.randint(0, 30), rng.randint(0, 5000)]))]
+            values *= rng.choice([1, 1, 1, 1, 2])
+            keys = rng.choice([None, None, self.keys(len(values))])
+            fields = {"append_time": 0, "log_tag": 5, "durable_offset": 0}
+            frame = bytearray(self.encode_frame(offset, values, -offset, keys, **fields).data)
+            for _ in range(rng.choice([0, 0, 0, 1, 2])):
+                at, size = rng.choice([rng.randrange(len(frame)), 64, 68, 72, 76]), 4
+                frame[at : at + size] = rng.choice([rng.randbytes(size), b"\xff" * size, bytes(4)])
+            frame = frame[: rng.choice([len(frame)] * 9 + [len(frame) & 127])]
+            if rng.random() < 0.8:
+                frame[4:8] = self.crc32c(bytes(frame[8:])).to_bytes(4, "little")
+            frames += frame
+        dress = rng.choice([memoryview] * 6 + [bytes, lambda data: memoryview(data)[::2]])
+        arguments = [dress(bytes(frames)), position, 3, 5]
+        if rng.random() < 0.1:
+            arguments[rng.randint(1, 3)] = self.number()
+        found = []
+        for take in (self.kernel.take_records, self.homes[-1].take_records):
+            columns = [], [], []
+            found.append((self.outcome(take, *arguments, *columns), columns))
+        assert found[0] == found[1], reprlib.repr((arguments, found))
 
     def places(self) -> object:
         """An index whose last entries may lead to the frame at 9, which holds offsets from 3 on."""
@@ -350,8 +378,10 @@ class Fuzz:
         return -1
 
     def step(self) -> None:
-        what = self.rng.randrange(10)
-        if what < 2:
+        what = self.rng.randrange(11)
+        if what == 10:
+            self.small_frames()
+        elif what < 2:
             self.split()
         elif what >= 8:
             self.point()

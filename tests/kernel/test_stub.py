@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 
 import segstore
-from segstore.format import columns, framejoin, pointread
+from segstore.format import columns, framejoin, pointread, smallframes
 from segstore.segment.tail import PythonTailBuffer
 
 STUB = ast.parse((Path(segstore.__file__).parent / "_kernel.pyi").read_text(encoding="utf-8"))
@@ -24,7 +24,7 @@ def test_the_functions_are_the_same(compiled):
     assert told.keys() == {name for name in names if name[0] != "_"} - {"TailBuffer"}
     for name, given in told.items():
         assert list(inspect.signature(getattr(compiled, name)).parameters) == given
-        for home in (columns, framejoin, pointread):
+        for home in (columns, framejoin, pointread, smallframes):
             if getattr(getattr(home, name, None), "__module__", None) == home.__name__:
                 assert list(inspect.signature(getattr(home, name)).parameters) == given
 

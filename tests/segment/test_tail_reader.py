@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 import segstore
+from segstore.format import kernel
 from segstore.format.frame import encode_frame
 from segstore.format.framelayout import FRAME_HEADER_BYTES
 from segstore.segment import tail as tail_module
@@ -39,28 +40,53 @@ def decoded(monkeypatch):
         offsets.append(None if found is None else found[0])
         return found
 
+    def counting_small(view, position, offset, tag, values, *columns):
+        before = len(values)
+        position = take_records(view, position, offset, tag, values, *columns)
+        offsets.extend(range(offset, offset + len(values) - before))
+        return position
+
+    take_records = kernel.take_records
     monkeypatch.setattr(tail_module, "decode_columns", counting)
+    monkeypatch.setattr(kernel, "take_records", counting_small)
     return offsets
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 100])
-def test_a_plain_frame_gives_the_same_columns_as_any_other(size):
-    value = bytes(range(256))[:size]
-    assert decode_columns(frame(5, [value]), TAG) == (5, (value,), (3,), (None,))
-    offset, values, timestamps, keys = decode_columns(frame(5, [value], keys=[b"k"]), TAG)
-    assert (offset, list(values), list(timestamps), list(keys)) == (5, [value], [3], [b"k"])
+@pytest.mark.parametrize("keys", [None, [b""], [b"k"], [b"a longer key"]])
+def test_a_small_frame_gives_the_same_columns_by_either_way(size, keys):
+    whole = frame(5, [bytes(range(256))[:size]], keys=keys)
+    offset, *expected = decode_columns(whole, TAG)
+    columns = [], [], []
+    assert kernel.take_records(memoryview(whole), 0, 5, TAG, *columns) == len(whole)
+    assert offset == 5
+    assert list(map(list, columns)) == list(map(list, expected))
 
 
 @pytest.mark.parametrize("size", [0, 5, 8])
-def test_no_flipped_bit_of_a_plain_frame_is_believed(size):
-    whole = frame(5, [bytes(size)])
+@pytest.mark.parametrize("keys", [None, [b"key"]])
+def test_no_flipped_bit_of_a_small_frame_is_believed(size, keys):
+    whole = frame(5, [bytes(size)], keys=keys)
+
+    def is_taken(data, tag=TAG, offset=5):
+        columns = [], [], []
+        taken = kernel.take_records(memoryview(data), 0, offset, tag, *columns)
+        assert set(map(len, columns)) == {int(taken > 0)}
+        assert taken in (0, len(whole))
+        return taken > 0
+
     for bit in range(8 * len(whole)):
         data = bytearray(whole)
         data[bit // 8] ^= 1 << bit % 8
         assert decode_columns(bytes(data), TAG) is None
+        assert not is_taken(data)
     assert decode_columns(whole, TAG + 1) is None
     assert decode_columns(whole[:-8], TAG) is None
     assert decode_columns(whole + bytes(8), TAG) is None
+    assert not is_taken(whole, tag=TAG + 1)
+    assert not is_taken(whole, offset=6)
+    assert not is_taken(whole[:-8])
+    assert is_taken(whole + bytes(8))  # what is no frame ends the row
 
 
 def test_all_records_are_read_in_one_pass(decoded):
