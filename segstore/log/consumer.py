@@ -165,8 +165,6 @@ class Consumer(Handle):
         if not 0 <= value <= max(view.end_offset(), self._position):
             raise OffsetOutOfRangeError(value, view.start_offset(), view.end_offset())
         if value != self.committed or self._is_doubtful:
-            if self._is_doubtful:  # else it would be taken for one that began before `hold_back`
-                self._file.reload()
             self._move(value, self.lost_count)
             self._is_doubtful = False
 
@@ -288,25 +286,21 @@ def registered(disk: Disk) -> Mapping[str, tuple[int, int]]:
     return found
 
 
-def hold_back(disk: Disk, end_offset: int, now: int, *, is_truncated: bool) -> None:
+def hold_back(disk: Disk, end_offset: int, now: int) -> None:
     """Move consumers back that had committed what a power cut or a truncation took from the log.
 
-    Its offsets are given out again, and the records that get them have not been processed. Beside
-    a truncation a commit of another process may be under way, which looked at the log before it:
-    one at most, and in the place of the first move here or before. So there are two, of every
-    consumer, and the second has the last word.
+    Its offsets are given out again, and the records that get them have not been processed.
 
     Raises:
         OSError: a committed offset can't be stored.
     """
     for name, (committed, _) in registered(disk).items():
-        if committed > end_offset or is_truncated:
+        if committed > end_offset:
             with suppress(FileNotFoundError):  # removed meanwhile
                 file = CheckpointFile.open(disk, consumer_file(name), KIND_CONSUMER, write=True)
                 if file is not None:
                     file.prove()  # it may have been written and never synced
-                    for _ in range(2):
-                        file.move(min(file.current.value, end_offset), now)
+                    file.move(end_offset, now)
                     file.close()
 
 

@@ -54,7 +54,7 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
     """
     interval = config.index_interval
     tail = Tail.open(disk, write=True)
-    is_truncated = finish_truncation(disk, tail)
+    finish_truncation(disk, tail)
     found = find(disk, write=True, index_interval_bytes=interval, tail=tail)
     log_id = found.log_id or os.urandom(16)
     lost = lost_ranges(disk, found)
@@ -107,7 +107,7 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
         # A crash may have come between the last write and this; readers go by it.
         tail.end.advance(writer.written_end)
     # Also where nothing was cut: what no sync had covered may just not be there.
-    hold_back(disk, writer.end_offset, created, is_truncated=is_truncated)
+    hold_back(disk, writer.end_offset, created)
     tail_reader = found.reader
     if tail_reader is None and tail is not None:
         tail_reader = TailReader(tail.view, log_tag(log_id))
@@ -142,7 +142,7 @@ def truncate(
         writer.manager.reset(found.catalog.without(run))
         durable_offset = min(writer.durable_offset, end_offset)
         _take_over(disk, found, writer.manager, log_id, created, end_offset, durable_offset)
-        hold_back(disk, end_offset, created, is_truncated=True)
+        hold_back(disk, end_offset, created)
         writer.rewind(end_offset)
     except BaseException as error:
         # Its file may have its name although the sync behind that failed.

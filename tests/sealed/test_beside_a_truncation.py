@@ -296,7 +296,7 @@ def test_a_consumer_removed_while_offsets_are_given_back_is_no_failure(monkeypat
         )
         with monkeypatch.context() as patch:
             patch.setattr(consumer_module, "registered", lambda _: {"one": (600, 0)})
-            consumer_module.hold_back(disk, 300, 0, is_truncated=True)
+            consumer_module.hold_back(disk, 300, 0)
         assert log.consumers() == ()
 
 

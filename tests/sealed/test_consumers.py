@@ -24,9 +24,7 @@ from segstore import (
 from segstore.config import LogConfig
 from segstore.disk import OsDisk
 from segstore.format.checkpoint import CHECKPOINT_BYTES, SLOT_BYTES
-from segstore.format.fileheader import KIND_CONSUMER, FileHeader
 from segstore.format.names import segment_file
-from segstore.log import starting
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.testing.faulty import FaultyDisk
 from segstore.testing.memory import Event, MemoryDisk
@@ -331,69 +329,6 @@ def test_a_truncation_moves_the_consumer_of_another_handle_back(log: Log) -> Non
         consumer.commit()  # not what the position was
         assert consumer.committed == 100
         assert [record.offset for record in consumer.poll(1000)] == list(new)
-
-
-@pytest.mark.parametrize("earlier", [0, 50, 200])
-@pytest.mark.parametrize("stage", ["before", "between", "behind"])
-def test_a_truncation_wins_over_a_commit_under_way(
-    log: Log, monkeypatch: pytest.MonkeyPatch, stage: str, earlier: int
-) -> None:
-    """The commit began before it, and stores its offset at any moment of the moving back."""
-    log.sync()
-    real = CheckpointFile.move
-    with open_log(log.path, "r") as other, other.consumer("one") as consumer:
-        consumer.poll(250)
-        if earlier:
-            consumer.commit(earlier)
-        # The commit has looked at the log, and its thread goes on only later.
-        file = consumer._file
-        late = CheckpointFile(
-            file._file, FileHeader(KIND_CONSUMER, 0, file.log_id, 0), file.current
-        )
-
-        def commit_late() -> None:
-            real(late, 250, 0)
-
-        def move(moved: CheckpointFile, *arguments: Any, **options: Any) -> None:
-            real(moved, *arguments, **options)
-            if stage == "between" and late.current.value != 250:
-                commit_late()
-
-        if stage == "before":
-            commit_late()
-        monkeypatch.setattr(CheckpointFile, "move", move)
-        log.truncate(99)
-        new = log.append_many([b"new"] * 300)
-        if stage == "behind":
-            commit_late()
-        file.current = late.current
-        assert late.current.value == 250
-        assert log.consumers()[0].committed <= 100
-        first = consumer.poll(1)[0].offset
-        assert first <= 100
-        consumer.commit(new.stop)
-    assert log.consumers()[0].committed == new.stop
-
-
-def test_a_commit_in_the_middle_of_a_truncation_is_behind_it(
-    log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log.sync()
-    with open_log(log.path, "r") as other, other.consumer("one") as consumer:
-        consumer.poll(250)
-        consumer.commit()
-        real = starting.hold_back
-
-        def hold_back(*arguments: Any, **options: Any) -> None:
-            assert consumer.poll() == []  # it has seen that offsets are given out again
-            real(*arguments, **options)
-
-        monkeypatch.setattr(starting, "hold_back", hold_back)
-        log.truncate(99)
-        log.append_many([b"new"] * 300)
-        assert consumer.poll(20)[0].offset == 100
-        consumer.commit()
-    assert log.consumers()[0].committed == 120
 
 
 def test_a_closed_consumer_refuses(log: Log) -> None:
