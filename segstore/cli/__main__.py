@@ -29,13 +29,17 @@ def main() -> None:
         sys.exit(USAGE_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # whoever read the help has seen enough
+        from segstore.cli import output
+
+        output.discard()
+        sys.exit(0)
     except OSError as error:  # of --help and --version, which no command stands around
         from segstore.cli import output
 
-        if not isinstance(error, BrokenPipeError):
-            output.complain(f"stdout: {error.strerror}")
+        output.complain(f"stdout: {error.strerror}")
         output.discard()
-        sys.exit(0 if isinstance(error, BrokenPipeError) else FAILED)
+        sys.exit(FAILED)
 
 
 def _fill_standard_streams() -> None:
