@@ -242,22 +242,24 @@ class LogReader:
             before = offset
             missing: Damage | None = None
             epoch, catalog = self._look()
-            last_epoch, last = self._last
-            if last is not None and last_epoch == epoch and last.base_offset <= offset:
-                part = last.slice(offset, stop)
-                if len(part):
-                    yield part
-                    offset = part.end_offset
-                    continue
+            kept = self._kept(epoch, offset)
+            if kept is not None:
+                part = kept.slice(offset, stop)
+                yield part
+                offset, attempt = part.end_offset, 0
+                continue
             number = catalog.find(offset)
             if number >= 0:
                 segment = catalog.segments[number]
                 segment_end = catalog.end_offset(number)
                 limit = self.view.written_end() if segment_end is None else segment_end
-                for found in self._segment_events(segment, offset, stop, limit, epoch):
+                for found in self._segment_events(segment, offset, stop, limit):
                     if isinstance(found, Damage):
                         missing = found
                         break
+                    if found.end_offset > stop:  # the rest for whoever reads a little at a time
+                        self._last = epoch, found
+                        found = found.slice(offset, stop)
                     yield found
                     offset = found.end_offset
                     if self.view.epoch() != epoch:  # these files are no longer the log
@@ -291,15 +293,29 @@ class LogReader:
         number = catalog.find(offset)
         return epoch, catalog.segments[number] if number >= 0 else None
 
+    def _kept(self, epoch: bytes | int, offset: int) -> RecordBatch | None:
+        """The batch of which a part was asked for last, if it has `offset`.
+
+        `record` asks the same in place, where a call would be a fiftieth of all it does.
+        """
+        last_epoch, batch = self._last
+        if (
+            batch is not None
+            and last_epoch == epoch
+            and batch.base_offset <= offset < batch.end_offset
+        ):
+            return batch
+        return None
+
     def _segment_events(
-        self, segment: Segment, offset: int, stop: int, limit: int, epoch: bytes | int
+        self, segment: Segment, offset: int, stop: int, limit: int
     ) -> Iterator[RecordBatch | Damage]:
         """Batches of one segment, or the damage that comes first.
 
-        From `offset` to `stop`, or to the `limit` of what stands in the segment. A batch of which
-        `stop` leaves a part is kept for the next look, as one of `epoch`.
+        From `offset` to the one that reaches `stop`, and nothing beyond the `limit` of what stands
+        in the segment.
         """
-        wanted, stop = stop, min(stop, limit)
+        stop = min(stop, limit)
         if offset >= stop:
             return
         reader = self._open(segment)
@@ -316,9 +332,7 @@ class LogReader:
                 if part.base_offset < offset or part.end_offset > stop:
                     if part.base_offset >= stop:
                         return
-                    if wanted < part.end_offset <= limit:
-                        self._last = epoch, part
-                    part = part.slice(offset, stop)
+                    part = part.slice(offset, limit)
                 yield part
                 offset = part.end_offset
                 if offset >= stop:
