@@ -1,7 +1,6 @@
 """A frame to bytes and back, the checksums made and checked; `framelayout` shows the bytes."""
 
 from collections.abc import Iterable, Sequence
-from struct import Struct
 from typing import NamedTuple
 
 from segstore.errors import RecordTooLargeError, UnsupportedFormatError
@@ -28,8 +27,6 @@ from segstore.format.framelayout import (
 from segstore.format.kernel import join_frame
 from segstore.format.names import OFFSET_MAX
 from segstore.format.salvage import HoledBatch, find_holes
-
-_PEEK = Struct("<IIIIQ")
 
 
 class EncodedFrame(NamedTuple):
@@ -121,16 +118,6 @@ def check_record_sizes(values: Sequence[Buffer], keys: Sequence[Buffer | None] |
     largest = max(map(int.__add__, map(len, values), key_sizes), default=0)
     if largest > RECORD_BYTES_MAX:
         raise RecordTooLargeError(largest, RECORD_BYTES_MAX)
-
-
-def peek_header(view: memoryview, at: int) -> tuple[int, int, int] | None:
-    """(size in bytes, base offset, record count) as a header claims, unchecked; None for none."""
-    if len(view) - at < FRAME_HEADER_BYTES:
-        return None
-    magic, _, body_bytes, record_count, base_offset = _PEEK.unpack_from(view, at)
-    if magic != FRAME_MAGIC:
-        return None
-    return FRAME_HEADER_BYTES + body_bytes, base_offset, record_count
 
 
 def decode_frame(

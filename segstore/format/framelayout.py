@@ -64,6 +64,7 @@ HEADER = Struct("<IIIIQqqqIHBBQ")
 PREFIX = Struct("<II")
 COVERED_HEADER = Struct("<IIQqqqIHBBQ")  # the part of the header that the CRC covers
 CRC_START = PREFIX.size
+_PEEK = Struct("<IIIIQ")
 assert HEADER.size == FRAME_HEADER_BYTES
 assert COVERED_HEADER.size == FRAME_HEADER_BYTES - CRC_START
 
@@ -177,3 +178,33 @@ def last_offset(data: Buffer, offsets_at: int, record_count: int) -> int:
     if last < 0:
         raise ValueError("a column has a negative size")
     return last
+
+
+def peek_header(view: memoryview, at: int) -> tuple[int, int, int] | None:
+    """(size in bytes, base offset, record count) as a header claims, unchecked; None for none."""
+    if len(view) - at < FRAME_HEADER_BYTES:
+        return None
+    magic, _, body_bytes, record_count, base_offset = _PEEK.unpack_from(view, at)
+    if magic != FRAME_MAGIC:
+        return None
+    return FRAME_HEADER_BYTES + body_bytes, base_offset, record_count
+
+
+def copy_frame(
+    view: memoryview, at: int, base_offset: int | None = None, size_bytes_max: int | None = None
+) -> bytes | None:
+    """The bytes of what claims to be a frame (with that base offset), unchecked; None for none.
+
+    A copy, because what lies in a mapping may change between a look at it and the next.
+
+    Raises:
+        ValueError: the view was released.
+    """
+    claimed = peek_header(view, at)
+    if claimed is None:
+        return None
+    size_bytes, claimed_offset, _ = claimed
+    limit = len(view) - at if size_bytes_max is None else min(size_bytes_max, len(view) - at)
+    if size_bytes > limit or base_offset not in (None, claimed_offset):
+        return None
+    return bytes(view[at : at + size_bytes])

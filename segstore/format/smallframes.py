@@ -13,6 +13,7 @@ from segstore.format.framelayout import (
     FRAME_MAGIC,
     HAS_KEYS,
     WHOLE,
+    copy_frame,
 )
 from segstore.format.names import OFFSET_MAX
 
@@ -46,19 +47,16 @@ def take_records(
     Raises:
         ValueError: the view was released.
     """
-    while offset < OFFSET_MAX and 0 <= position <= len(view) - OVERHEAD_BYTES:
-        body_bytes, _, base_offset = SMALL.unpack_from(view, position + PREFIX.size)[:3]
-        size_bytes = FRAME_HEADER_BYTES + body_bytes
-        if base_offset != offset or size_bytes > min(SMALL_FRAME_BYTES_MAX, len(view) - position):
-            break
-        record = _decode(bytes(view[position : position + size_bytes]), offset, log_tag)
-        if record is None:
+    while position >= 0 and offset < OFFSET_MAX:
+        frame = copy_frame(view, position, offset, SMALL_FRAME_BYTES_MAX)
+        record = None if frame is None else _decode(frame, offset, log_tag)
+        if frame is None or record is None:
             break
         value, timestamp, key = record
         values.append(value)
         timestamps.append(timestamp)
         keys.append(key)
-        position += size_bytes
+        position += len(frame)
         offset += 1
     return position
 

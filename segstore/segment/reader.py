@@ -8,7 +8,8 @@ from typing import NamedTuple
 from segstore.disk import Disk, File
 from segstore.format.batch import Record, RecordBatch
 from segstore.format.fileheader import FILE_HEADER_BYTES, KIND_SEGMENT, decode_file_header
-from segstore.format.frame import decode_frame, peek_header
+from segstore.format.frame import decode_frame
+from segstore.format.framelayout import peek_header
 from segstore.format.index import (
     ENTRIES_POSITION,
     ENTRY_BYTES,

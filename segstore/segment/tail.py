@@ -44,7 +44,7 @@ from segstore.format.fileheader import (
     decode_file_header,
     encode_file_header,
 )
-from segstore.format.frame import decode_frame, encode_frame, peek_header
+from segstore.format.frame import decode_frame, encode_frame
 from segstore.format.framelayout import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
@@ -55,6 +55,7 @@ from segstore.format.framelayout import (
     TIMESTAMP_MIN,
     WHOLE,
     FrameHeader,
+    copy_frame,
 )
 from segstore.format.names import OFFSET_MAX, TAIL, temporary
 from segstore.format.smallframes import KEY_OFFSETS, OVERHEAD_BYTES, PREFIX, SMALL
@@ -674,7 +675,10 @@ class TailReader:
         """Any other frame, or the first; False if there is none."""
         known = self._known
         expected = known.offsets.stop if self._first_header else None
-        frame = self._copy(self.end_position, expected)
+        try:
+            frame = copy_frame(self.view, self.end_position, expected)
+        except ValueError:  # closed, as above
+            return False
         found = None if frame is None else decode_columns(frame, self._log_tag)
         # Something else may have been stored between the look at the header and the copy.
         if frame is None or found is None or expected not in (None, found[0]):
@@ -694,20 +698,6 @@ class TailReader:
             return bytes(self.view[position : position + FRAME_HEADER_BYTES])
         except ValueError:  # closed, as above
             return b""
-
-    def _copy(self, position: int, expected_offset: int | None = None) -> bytes | None:
-        """The bytes of what claims to be a frame (with that base offset), unchecked."""
-        view = self.view
-        try:
-            claimed = peek_header(view, position)
-            if claimed is None:
-                return None
-            size_bytes, base_offset, _ = claimed
-            if size_bytes > len(view) - position or expected_offset not in (None, base_offset):
-                return None
-            return bytes(view[position : position + size_bytes])
-        except ValueError:  # closed, as above
-            return None
 
 
 Columns: TypeAlias = tuple[int, Sequence[bytes], Sequence[int], Sequence[bytes | None]]

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 import segstore
-from segstore.format import kernel
+from segstore.format import framelayout, kernel
 from segstore.format.frame import encode_frame
 from segstore.format.framelayout import FRAME_HEADER_BYTES
 from segstore.segment import tail as tail_module
@@ -154,14 +154,14 @@ def test_a_frame_that_is_being_stored_is_not_there_yet(kept):
 def test_a_round_that_starts_between_a_look_at_a_frame_and_its_copy(monkeypatch):
     view = stored(frame(0, [b"a long one" * 30]))
     reader = TailReader(view, TAG)
-    peek = tail_module.peek_header
+    peek = framelayout.peek_header
 
     def peek_and_restart(*place):
         claimed = peek(*place)
         stored(frame(1, [b"short"]), frame(2, [b"next"]), view=view)
         return claimed
 
-    monkeypatch.setattr(tail_module, "peek_header", peek_and_restart)
+    monkeypatch.setattr(framelayout, "peek_header", peek_and_restart)
     reader.offsets()
     monkeypatch.undo()
     assert reader.offsets() == range(1, 3)
