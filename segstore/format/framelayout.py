@@ -180,6 +180,15 @@ def last_offset(data: Buffer, offsets_at: int, record_count: int) -> int:
     return last
 
 
+def has_magic(view: memoryview, at: int) -> bool:
+    """Whether something that starts as frames do is there.
+
+    Raises:
+        ValueError: the view was released.
+    """
+    return len(view) - at >= 4 and unpack_from("<I", view, at)[0] == FRAME_MAGIC
+
+
 def peek_header(view: memoryview, at: int) -> tuple[int, int, int] | None:
     """(size in bytes, base offset, record count) as a header claims, unchecked; None for none."""
     if len(view) - at < FRAME_HEADER_BYTES:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Literal, TypeVar
 
 from segstore.errors import (
@@ -28,6 +29,7 @@ from segstore.log.view import LogView
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.headcache import HeadCache
 from segstore.segment.reader import SegmentReader
+from segstore.segment.tail import Staged
 
 OnDamage = Literal["raise", "skip"]
 
@@ -103,27 +105,31 @@ class LogReader:
 
     def records(self, offsets: range, errors: OnDamage) -> Iterator[Record]:
         """The records of a checked range."""
-        return chain.from_iterable(
-            self._converted(self.batches(offsets, errors), errors, records_of)
-        )
+        parts = self._parts(offsets, errors)
+        return chain.from_iterable(self._converted(parts, errors, records_of, Staged.records))
 
     def values(self, offsets: range, errors: OnDamage) -> Iterator[bytes]:
         """The values of a checked range."""
+        parts = self._parts(offsets, errors)
         return chain.from_iterable(
-            self._converted(self.batches(offsets, errors), errors, RecordBatch.values)
+            self._converted(parts, errors, RecordBatch.values, attrgetter("values"))
         )
 
     def _converted(
         self,
-        batches: Iterator[RecordBatch],
+        parts: Iterator[RecordBatch | Staged],
         errors: OnDamage,
         convert: Callable[[RecordBatch], Iterable[_T]],
+        convert_staged: Callable[[Staged], Iterable[_T]],
     ) -> Iterator[Iterable[_T]]:
-        for batch in batches:
+        for part in parts:
+            if isinstance(part, Staged):
+                yield convert_staged(part)
+                continue
             try:
-                items = convert(batch)
+                items = convert(part)
             except ValueError:
-                items = self.convert(batch, convert, errors, [])
+                items = self.convert(part, convert, errors, [])
             yield items
 
     def batches(self, offsets: range, errors: OnDamage) -> Iterator[RecordBatch]:
@@ -134,9 +140,7 @@ class LogReader:
             OffsetOutOfRangeError: retention or a truncation overtook the reading.
             StorageError: a file can't be read.
         """
-        if errors not in ("raise", "skip"):
-            raise ConfigError(f"errors is 'raise' or 'skip', not {errors!r}")
-        return self._batches(offsets, errors)
+        return map(_as_batch, self._parts(offsets, errors))
 
     def record(self, offset: int) -> Record:
         """The record at an offset.
@@ -169,7 +173,7 @@ class LogReader:
                 raise self._failed(error) from error
             if isinstance(found, Record):
                 return found
-            batch = found or next(self._batches(range(offset, offset + 1), "raise"))
+            batch = found or next(self.batches(range(offset, offset + 1), "raise"))
             self._last = epoch, batch
         try:
             return batch.record(offset)
@@ -215,7 +219,7 @@ class LogReader:
         return None
 
     def _first_at(self, offsets: range, timestamp: int) -> int | None:
-        for batch in self._batches(offsets, "skip"):
+        for batch in self.batches(offsets, "skip"):
             if batch.header.max_timestamp < timestamp:
                 continue
             for offset, time in enumerate(batch.timestamps, batch.base_offset):
@@ -223,9 +227,15 @@ class LogReader:
                     return offset
         return None
 
-    def _batches(self, offsets: range, errors: OnDamage) -> Iterator[RecordBatch]:
+    def _parts(self, offsets: range, errors: OnDamage) -> Iterator[RecordBatch | Staged]:
+        """The records of a checked range, a frame or what is in the tail at a time."""
+        if errors not in ("raise", "skip"):
+            raise ConfigError(f"errors is 'raise' or 'skip', not {errors!r}")
+        return self._find_or_fail(offsets, errors)
+
+    def _find_or_fail(self, offsets: range, errors: OnDamage) -> Iterator[RecordBatch | Staged]:
         try:
-            yield from self._find_batches(offsets, errors)
+            yield from self._find_parts(offsets, errors)
         except SegstoreError:
             raise
         except OSError as error:
@@ -234,7 +244,7 @@ class LogReader:
     def _failed(self, error: OSError) -> StorageError:
         return storage_error(error, f"{self.view.disk.path} can't be read")
 
-    def _find_batches(self, offsets: range, errors: OnDamage) -> Iterator[RecordBatch]:
+    def _find_parts(self, offsets: range, errors: OnDamage) -> Iterator[RecordBatch | Staged]:
         offset, stop = offsets.start, offsets.stop
         attempt = 0
         while offset < stop:
@@ -431,6 +441,10 @@ class LogReader:
         """The reader of a segment; None if its file is gone."""
         self.check_open()
         return self._segments.get(segment)
+
+
+def _as_batch(part: RecordBatch | Staged) -> RecordBatch:
+    return part.batch() if isinstance(part, Staged) else part
 
 
 def checked_int(offset: int) -> int:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from segstore.disk import Disk, OsDisk, publish_directory, remove_directory
 from segstore.errors import LogLockedError, StorageError
-from segstore.format.batch import RecordBatch
 from segstore.format.buffers import padding
 from segstore.format.fileheader import (
     FILE_HEADER_BYTES,
@@ -27,7 +26,7 @@ from segstore.log.view import LogView
 from segstore.segment.catalog import Segment
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.source import READ_BYTES
-from segstore.segment.tail import Tail
+from segstore.segment.tail import Staged, Tail
 
 # Hidden, so that nobody has a log of that name.
 BUILDING_NAME = ".{}.snapshot"
@@ -185,20 +184,20 @@ def _copy_growing(
             file.write([data], position)
             position += len(data)
         position += padding(position)
-        while with_tail and (batch := _staged(view, end_offset)):
-            file.write([batch.frame], position)
-            position += len(batch.frame)
-            end_offset = batch.end_offset
+        while with_tail and (staged := _staged(view, end_offset)):
+            frame = staged.batch().frame
+            file.write([frame], position)
+            position += len(frame)
+            end_offset = staged.end_offset
         file.sync()
     finally:
         file.close()
     return position, end_offset
 
 
-def _staged(view: LogView, offset: int) -> RecordBatch | None:
-    """The frame in the tail that starts with `offset`."""
-    batch = None if view.tail is None else view.tail.get(offset)
-    return batch if batch is not None and batch.base_offset == offset else None
+def _staged(view: LogView, offset: int) -> Staged | None:
+    """The records in the tail from `offset` on, if they start there."""
+    return None if view.tail is None else view.tail.get(offset)
 
 
 def _copy_file(disk: Disk, name: str, target: Disk) -> int:

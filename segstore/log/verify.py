@@ -154,6 +154,6 @@ def _header_notes(segment: Segment, reader: SegmentReader) -> list[str]:
 def _staged(view: LogView, offset: int) -> int:
     """How many records stand in the tail only."""
     count = 0
-    while view.tail is not None and (batch := view.tail.get(offset + count)) is not None:
-        count += batch.end_offset - (offset + count)
+    while view.tail is not None and (staged := view.tail.get(offset + count)) is not None:
+        count += len(staged.values)
     return count

@@ -25,7 +25,7 @@ Rule 4: a register is one aligned 8-byte store, and what it says is true wheneve
 
 import threading
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, repeat
 from operator import countOf
 from time import time_ns
@@ -56,12 +56,14 @@ from segstore.format.framelayout import (
     WHOLE,
     FrameHeader,
     copy_frame,
+    has_magic,
 )
 from segstore.format.names import OFFSET_MAX, TAIL, temporary
 from segstore.format.smallframes import KEY_OFFSETS, OVERHEAD_BYTES, PREFIX, SMALL
 
 TAIL_BYTES = 1 << 20
 FRAMES_POSITION = 4096
+_FIRST_BODY_AT = FRAMES_POSITION + FRAME_HEADER_BYTES
 # A batch of more records does not take the short way: what the long one costs is little for each.
 BATCH_COUNT_MAX = 512
 
@@ -540,25 +542,63 @@ TailBuffer: type[PythonTailBuffer] = (
 
 
 class Staged(NamedTuple):
-    """The records of a tail as columns, one item a record, from `base_offset` on."""
+    """The records of a tail as columns, one item a record, from `base_offset` on.
+
+    `first_header` is that of the first frame in the tail, and empty where there are no records.
+    """
 
     base_offset: int
     values: list[bytes]
     timestamps: list[int]
     keys: list[bytes | None]
+    first_header: bytes = b""
+
+    @property
+    def end_offset(self) -> int:
+        """One past the offset of the last record."""
+        return self.base_offset + len(self.values)
 
     @property
     def offsets(self) -> range:
         """The offsets of the records."""
-        return range(self.base_offset, self.base_offset + len(self.values))
+        return range(self.base_offset, self.end_offset)
 
-    def since(self, offset: int) -> "Staged":
-        """The records from `offset` on; none where the first of them is missing."""
-        skipped = offset - self.base_offset
-        if skipped < 0:
+    def since(self, offset: int, stop: int = OFFSET_MAX) -> "Staged":
+        """The records from `offset` to below `stop`; none where the first of them is missing."""
+        first = offset - self.base_offset
+        if first < 0:
             return Staged(offset, [], [], [])
-        columns = self.values[skipped:], self.timestamps[skipped:], self.keys[skipped:]
-        return Staged(offset, *columns)
+        last = stop - self.base_offset
+        values, times, keys = self.values, self.timestamps, self.keys
+        return Staged(
+            offset, values[first:last], times[first:last], keys[first:last], self.first_header
+        )
+
+    def records(self) -> Iterable[Record]:
+        """The records."""
+        keys = self._some_keys()
+        times = array("q", self.timestamps)
+        records: Iterable[Record] = kernel.iter_records(
+            Record, self.base_offset, times, keys, self.values
+        )
+        return records
+
+    def batch(self) -> RecordBatch:
+        """The records as one batch, which says of itself what the first frame in the tail does."""
+        first = FrameHeader._make(HEADER.unpack(self.first_header))
+        data = encode_frame(
+            self.base_offset,
+            self.values,
+            self.timestamps,
+            self._some_keys(),
+            append_time=first.append_time,
+            log_tag=first.log_tag,
+            durable_offset=first.durable_offset,
+        ).data
+        return RecordBatch(memoryview(data), FrameHeader._make(HEADER.unpack_from(data)))
+
+    def _some_keys(self) -> list[bytes | None] | None:
+        return None if self.keys.count(None) == len(self.keys) else self.keys
 
 
 class TailReader:
@@ -583,37 +623,17 @@ class TailReader:
         self._lock = threading.Lock()  # of all that follows
         self._forget()
 
-    def get(self, offset: int, stop: int | None = None) -> RecordBatch | None:
-        """The records from `offset` up to `stop` as one batch; None where the first is not there.
-
-        The batch says of itself what the header of the first frame in the tail does.
-        """
+    def get(self, offset: int, stop: int = OFFSET_MAX) -> Staged | None:
+        """The records from `offset` to below `stop`; None where the first is not there."""
         with self._lock:
-            self._catch_up()
-            known, first_header = self._known, self._first_header
-            if offset not in known.offsets:
-                return None
-            first = offset - known.base_offset
-            last = len(known.values) if stop is None else stop - known.base_offset
-            values = known.values[first:last]
-            timestamps = known.timestamps[first:last]
-            keys = known.keys[first:last]
-        first_frame = FrameHeader._make(HEADER.unpack(first_header))
-        data = encode_frame(
-            offset,
-            values,
-            timestamps,
-            None if keys.count(None) == len(keys) else keys,
-            append_time=first_frame.append_time,
-            log_tag=self._log_tag,
-            durable_offset=first_frame.durable_offset,
-        ).data
-        return RecordBatch(memoryview(data), FrameHeader._make(HEADER.unpack_from(data)))
+            self._catch_up(stop)
+            found = self._known.since(offset, stop)
+        return found if found.values else None
 
     def record(self, offset: int) -> Record | None:
         """One record, or None where the tail doesn't have it."""
         with self._lock:
-            self._catch_up()
+            self._catch_up(offset + 1)
             known = self._known
             index = offset - known.base_offset
             if not 0 <= index < len(known.values):
@@ -635,22 +655,27 @@ class TailReader:
 
     def _forget(self) -> None:
         self._known = Staged(0, [], [], [])  # of this round, so far
-        self._first_header = b""
         self.end_position = FRAMES_POSITION
 
-    def _catch_up(self) -> None:
-        """Learn of the frames stored since the last look.
+    def _catch_up(self, stop: int = OFFSET_MAX) -> None:
+        """Learn of the frames stored since the last look, unless all below `stop` are known.
 
         A round that was started again begins with another header, which has another offset or,
         after a truncation, another time of append.
         """
-        if self._first_header and self._header_at(FRAMES_POSITION) != self._first_header:
-            self._forget()
         try:
-            if self._first_header:
+            known = self._known
+            if known.first_header:
+                if bytes(self.view[FRAMES_POSITION:_FIRST_BODY_AT]) != known.first_header:
+                    self._forget()
+                elif stop <= known.end_offset or not has_magic(self.view, self.end_position):
+                    return
+                else:
+                    self._take_small_frames()
+            while has_magic(self.view, self.end_position) and self._take_frame():
                 self._take_small_frames()
-            while self._take_frame():
-                self._take_small_frames()
+        except ValueError:  # the log was closed, which drained the tail: the segments have it all
+            self._forget()
         except BaseException:  # no memory, or a signal: the columns may not go together
             self._forget()
             raise
@@ -658,46 +683,33 @@ class TailReader:
     def _take_small_frames(self) -> None:
         """Those in a row that hold one record each, which a tail is full of."""
         known = self._known
-        try:
-            self.end_position = kernel.take_records(
-                self.view,
-                self.end_position,
-                known.offsets.stop,
-                self._log_tag,
-                known.values,
-                known.timestamps,
-                known.keys,
-            )
-        except ValueError:  # the log was closed, which drained the tail: the segments have it all
-            self._forget()
+        self.end_position = kernel.take_records(
+            self.view,
+            self.end_position,
+            known.end_offset,
+            self._log_tag,
+            known.values,
+            known.timestamps,
+            known.keys,
+        )
 
     def _take_frame(self) -> bool:
         """Any other frame, or the first; False if there is none."""
         known = self._known
-        expected = known.offsets.stop if self._first_header else None
-        try:
-            frame = copy_frame(self.view, self.end_position, expected)
-        except ValueError:  # closed, as above
-            return False
+        expected = known.end_offset if known.first_header else None
+        frame = copy_frame(self.view, self.end_position, expected)
         found = None if frame is None else decode_columns(frame, self._log_tag)
         # Something else may have been stored between the look at the header and the copy.
         if frame is None or found is None or expected not in (None, found[0]):
             return False
         base_offset, values, timestamps, keys = found
         if expected is None:
-            self._first_header = frame[:FRAME_HEADER_BYTES]
-            self._known = known = known._replace(base_offset=base_offset)
+            self._known = known = Staged(base_offset, [], [], [], frame[:FRAME_HEADER_BYTES])
         known.values.extend(values)
         known.timestamps.extend(timestamps)
         known.keys.extend(keys)
         self.end_position += len(frame)
         return True
-
-    def _header_at(self, position: int) -> bytes:
-        try:
-            return bytes(self.view[position : position + FRAME_HEADER_BYTES])
-        except ValueError:  # closed, as above
-            return b""
 
 
 Columns: TypeAlias = tuple[int, Sequence[bytes], Sequence[int], Sequence[bytes | None]]

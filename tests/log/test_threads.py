@@ -124,9 +124,9 @@ def test_the_tail_may_be_looked_into_by_many_threads_at_once(path):
             def look(reader=reader, barrier=barrier):
                 barrier.wait()
                 for offset in range(0, 1500, 13):
-                    batch = reader.get(offset)
-                    assert batch is not None, offset
-                    assert batch.record(offset).value == values[offset]
+                    staged = reader.get(offset)
+                    assert staged is not None, offset
+                    assert (staged.base_offset, staged.values[0]) == (offset, values[offset])
                 assert reader.offsets().stop == 1500
 
             run_all([look] * 4)

@@ -109,9 +109,9 @@ def test_a_look_that_finds_nothing_new_decodes_nothing(decoded):
     assert reader.offsets() == range(MANY - 1)
     del decoded[:]
     for offset in range(MANY - 1):
-        assert reader.get(offset, offset + 1).values() == [b"value"]
+        assert reader.get(offset, offset + 1).values == [b"value"]
         assert reader.record(offset) == (offset, 3, None, b"value")
-    assert reader.get(0).values() == [b"value"] * (MANY - 1)
+    assert reader.get(0).values == [b"value"] * (MANY - 1)
     assert decoded == []
     stored(frames[-1], position=reader.end_position, view=view)
     assert reader.offsets() == range(MANY)
@@ -127,7 +127,7 @@ def test_frames_of_an_earlier_round_behind_the_last_are_not_decoded(decoded):
     assert reader.offsets() == range(MANY, MANY + 1)
     assert decoded == [MANY]
     assert reader.get(0) is None
-    assert reader.get(MANY).values() == [b"new"]
+    assert reader.get(MANY).values == [b"new"]
 
 
 def test_a_round_with_the_offsets_of_the_last_is_seen(decoded):
@@ -138,7 +138,7 @@ def test_a_round_with_the_offsets_of_the_last_is_seen(decoded):
     assert reader.offsets() == range(0)
     stored(frame(0, [b"new"], timestamps=4), view=view)
     assert reader.offsets() == range(1)
-    assert reader.get(0).values() == [b"new"]
+    assert reader.get(0).values == [b"new"]
 
 
 @pytest.mark.parametrize("kept", [0, 4, 24, FRAME_HEADER_BYTES, 70])
@@ -165,7 +165,7 @@ def test_a_round_that_starts_between_a_look_at_a_frame_and_its_copy(monkeypatch)
     reader.offsets()
     monkeypatch.undo()
     assert reader.offsets() == range(1, 3)
-    assert reader.get(2).values() == [b"next"]
+    assert reader.get(2).values == [b"next"]
 
 
 def test_a_size_that_reaches_past_the_tail_is_no_frame():
