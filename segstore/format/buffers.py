@@ -12,8 +12,8 @@ def padding(size_bytes: int) -> int:
     return -size_bytes % ALIGNMENT_BYTES
 
 
-# More than all the frames of a drain, two reads of the scanner or two groups of chunks.
-_KEPT_BYTES = 1 << 20
+# Twice that is more than all the frames of a batch of 100,000 lines, or a few records of 1 MiB.
+_KEPT_BYTES = 8 << 20
 
 
 def keep_freed_memory() -> None:
