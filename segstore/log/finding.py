@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 
 from segstore.format.batch import Record, RecordBatch
 from segstore.log.reading import LogReader, OnDamage
-from segstore.segment.catalog import Segment
-from segstore.segment.reader import load_index
 
 
 def find_key(reader: LogReader, key: bytes, offsets: range, errors: OnDamage) -> Iterator[Record]:
@@ -28,23 +25,9 @@ def find_key(reader: LogReader, key: bytes, offsets: range, errors: OnDamage) ->
         if segment_end is None or number < 0:  # of the tail, or of no file that is known
             segment_end = offsets.stop
         stop = min(segment_end, offsets.stop)
-        if number < 0 or _may_have(reader, catalog.segments[number], key):
+        if number < 0 or reader.may_have_key(catalog.segments[number], key):
             for batch in reader.batches(range(offset, stop), errors):
                 if batch.has_keys and key in reader.convert(batch, RecordBatch.keys, errors, ()):
                     records = reader.convert(batch, RecordBatch.records, errors, ())
                     yield from (record for record in records if record.key == key)
         offset = stop
-
-
-def _may_have(reader: LogReader, segment: Segment, key: bytes) -> bool:
-    """Whether a segment may hold the key, by its filter; without one it may."""
-    stamp = segment.stamp
-    if stamp is None:
-        return True
-    if not stamp.filter_bytes:  # sealed, and no record had a key
-        return False
-    disk = reader.view.disk
-    with suppress(OSError):
-        key_filter = load_index(disk, segment.base_offset, segment.is_compressed, stamp).key_filter
-        return key_filter is None or key in key_filter
-    return True

@@ -65,6 +65,17 @@ class OpenSegments:
                 self._drop(next(iter(self._closed or self._open)))
         return reader
 
+    def look(self, segment: Segment) -> SegmentReader | None:
+        """What is known of a segment, from a reader that may have no file; None if that is gone.
+
+        Raises:
+            OSError: nothing is kept of it, and it can't be opened.
+        """
+        closed = self._closed.get(segment.base_offset)
+        if closed is not None and closed.segment == segment:
+            return closed.reader
+        return self.get(segment)
+
     def keep(self, catalog: Catalog) -> None:
         """Let go of files that were swapped or deleted: an open one still takes up space."""
         known = {segment.base_offset: segment for segment in catalog.segments}

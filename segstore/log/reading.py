@@ -8,6 +8,7 @@ deleted, and the catalog is asked again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from operator import attrgetter
 from typing import Any, Literal, TypeVar
@@ -436,6 +437,18 @@ class LogReader:
             self._epoch = epoch
             view.refresh()
         return epoch, view.catalog
+
+    def may_have_key(self, segment: Segment, key: bytes) -> bool:
+        """Whether a segment may hold the key, by its filter; without one it may."""
+        stamp = segment.stamp
+        if stamp is None:
+            return True
+        if not stamp.filter_bytes:  # sealed, and no record had a key
+            return False
+        with suppress(OSError):
+            found = self._segments.look(segment)
+            return found is None or found.key_filter is None or key in found.key_filter
+        return True
 
     def _open(self, segment: Segment) -> SegmentReader | None:
         """The reader of a segment; None if its file is gone."""

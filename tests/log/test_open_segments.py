@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import segstore
+from segstore.disk import OsDisk
 from segstore.log import opensegments
 from segstore.log.view import FileView, WriterView
 from segstore.segment import reader as reader_module
@@ -170,3 +171,27 @@ def test_what_is_opened_while_all_is_forgotten_is_not_kept(path):
         segments._open_segment = open_segment
         assert segments._open == {}
         assert segments.get(segment) is segments.get(segment)
+
+
+def test_the_filters_of_segments_are_read_once_and_open_no_file_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(FileView, "open_files_max", 3)
+    path = str(tmp_path / "keyed")
+    with segstore.open(path, **OPTIONS) as log:
+        for number in range(20):
+            log.append(bytes(5000), key=b"%d" % number)
+            log.roll()
+        log.sync()
+    with segstore.open(path, mode="r") as log:
+        assert [record.offset for record in log.find(b"7")] == [7]
+        opened = []
+        load = OsDisk.open
+        monkeypatch.setattr(
+            OsDisk,
+            "open",
+            lambda *args, **options: opened.append(args[1]) or load(*args, **options),
+        )
+        for number in range(20):
+            assert [record.offset for record in log.find(b"%d" % number)] == [number]
+        # The file of the segment that has the key, and of one that its filter takes for another.
+        assert len(opened) <= 2 * 20
+        assert not [name for name in opened if name.endswith("index")]
