@@ -153,11 +153,13 @@ class LogReader:
         """
         # With the epoch as it was before the rest, so that a batch which another thread read before
         # offsets were given out again can't answer for the new ones.
-        epoch, first, end, written_end, catalog = self.view.glance()
+        epoch, first, written_end, catalog = self.view.glance()
         if self.refusal is not None:
             raise once_more(self.refusal)
-        if not first <= offset < end:
-            raise OffsetOutOfRangeError(offset, first, end)
+        if not first <= offset < written_end:
+            end = self.view.end_offset()
+            if not first <= offset < end:
+                raise OffsetOutOfRangeError(offset, first, end)
         if epoch != self._epoch:
             epoch, catalog = self._look()
         last_epoch, batch = self._last

@@ -26,9 +26,9 @@ from segstore.segment.tail import Tail, TailReader
 FIND_COUNT_MAX = 20
 
 
-# (epoch, log start offset, log end offset, one past the last record in a segment, the segments),
-# each of them as it was then or later than those before it.
-Glance: TypeAlias = tuple[bytes | int, int, int, int, Catalog]
+# (epoch, log start offset, one past the last record in a segment, the segments), each of them as it
+# was then or later than those before it.
+Glance: TypeAlias = tuple[bytes | int, int, int, Catalog]
 
 
 class LogView(Protocol):
@@ -70,7 +70,7 @@ class LogView(Protocol):
         """Changes whenever offsets are given out again."""
 
     def glance(self) -> Glance:
-        """What a point read needs, in one call."""
+        """What a point read needs of the segments, in one call."""
 
     def refresh(self) -> None:
         """Look again which segments there are."""
@@ -132,7 +132,6 @@ class WriterView:
         return (
             writer.rewind_count,
             self._start.value,
-            writer.buffer.next_offset,
             writer.written_end,
             writer.manager.catalog,
         )
@@ -213,16 +212,12 @@ class FileView:
     def end_offset(self) -> int:
         """The end of the segments, or of the tail where that goes on from there."""
         self._look_for_tail()
-        return self._ends()[0]
-
-    def _ends(self) -> tuple[int, int]:
-        """The log end offset, and the end of the segments."""
         # The tail first: what is drained out of it meanwhile is in the segments by the second look,
         # so that the end never seems to step back.
         staged = range(0) if self.tail is None else self.tail.offsets()
         end = self.written_end()
         # A gap between them is what a power cut took.
-        return (max(end, staged.stop) if staged.start <= end else end), end
+        return max(end, staged.stop) if staged.start <= end else end
 
     def durable_offset(self) -> int:
         """As the writer last published it."""
@@ -255,10 +250,10 @@ class FileView:
         return b"" if self._tail is None else self._tail.epoch.token()
 
     def glance(self) -> Glance:
-        """With one look at the segments' end."""
+        """Without a look into the tail."""
         self._look_for_tail()
         epoch = self.epoch()
-        return epoch, self.start_offset(), *self._ends(), self._catalog
+        return epoch, self.start_offset(), self.written_end(), self._catalog
 
     def refresh(self) -> None:
         """List the directory again.
