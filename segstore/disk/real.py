@@ -15,6 +15,8 @@ import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
+from select import epoll
 
 from segstore.disk.base import Disk, File, LockHeldError
 from segstore.disk.futex import Futex
@@ -83,10 +85,10 @@ class OsMapping(Handle):
 class OsFile(Handle):
     """An open regular file."""
 
-    descriptor = -1  # what `close` finds of a file whose making was interrupted
-
-    def __init__(self, descriptor: int, name: str, *, write: bool) -> None:
-        self.descriptor = descriptor
+    def __init__(self, owner: epoll, name: str, *, write: bool) -> None:
+        """`owner` is what `_open` gave."""
+        self._owner = owner
+        self.descriptor = owner.fileno()
         self._is_writable = write
         self.name = name
 
@@ -190,12 +192,8 @@ class OsFile(Handle):
         Files that several threads read are never closed but dropped: a descriptor number closed
         under a running pread may already name another file.
         """
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        self.close()
+        self.descriptor = -1
+        self._owner.close()
 
 
 _LOCKED: weakref.WeakSet[OsFile] = weakref.WeakSet()
@@ -217,8 +215,8 @@ class OsDisk(Handle):
         self.path = os.fspath(path)
         if create and not os.path.isdir(self.path):
             _make_directories(os.path.abspath(self.path))
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        self._directory: OsFile | None = OsFile(descriptor, self.path, write=False)
+        owner = _open(self.path, os.O_DIRECTORY)
+        self._directory: OsFile | None = OsFile(owner, self.path, write=False)
 
     def names(self) -> list[str]:
         """By listdir, each time by a descriptor of its own.
@@ -227,11 +225,8 @@ class OsDisk(Handle):
         fork, that list by one descriptor get each a part of the names, or some of them twice.
         """
         directory = self._in_use()
-        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory.descriptor)
-        try:
-            return os.listdir(descriptor)
-        finally:
-            os.close(descriptor)
+        own = _open(".", os.O_DIRECTORY, directory)
+        return os.listdir(own.fileno())
 
     def size_of(self, name: str) -> int | None:
         """By lstat."""
@@ -253,20 +248,15 @@ class OsDisk(Handle):
 
     def open(self, name: str, *, write: bool = False, create: bool = False) -> OsFile:
         """Openat with O_NOFOLLOW, and O_NONBLOCK until it is known to be a regular file."""
-        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK
         if create:
             flags |= os.O_CREAT | os.O_EXCL
-        directory = self._in_use()
-        descriptor = os.open(name, flags, FILE_MODE, dir_fd=directory.descriptor)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file", name)
-            if create:
-                os.fchmod(descriptor, FILE_MODE)
-        except OSError:
-            os.close(descriptor)
-            raise
-        return OsFile(descriptor, name, write=write)
+        file = OsFile(_open(name, flags, self._in_use()), name, write=write)
+        if not stat.S_ISREG(os.fstat(file.descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        if create:
+            os.fchmod(file.descriptor, FILE_MODE)
+        return file
 
     def rename(self, name: str, new_name: str) -> None:
         """Renameat."""
@@ -311,6 +301,18 @@ class OsDisk(Handle):
         return directory
 
 
+def _open(path: str, flags: int, directory: OsFile | None = None) -> epoll:
+    """Open a file, in a directory; what comes back closes it when it goes.
+
+    Which any object of C does that holds a descriptor: a `__del__` would swallow a Ctrl-C that
+    comes in it, and leave the file open. (io.FileIO warns of what was not closed, and that may be
+    a read that somebody did not go on with.) And `map` lets no Ctrl-C come between the two calls.
+    """
+    directory_descriptor = None if directory is None else directory.descriptor
+    opening = partial(os.open, dir_fd=directory_descriptor)
+    return next(map(epoll.fromfd, map(opening, (path,), (flags,), (FILE_MODE,))))
+
+
 def is_directory(path: str | os.PathLike[str]) -> bool:
     """Whether there is a directory.
 
@@ -336,11 +338,7 @@ def remove_directory(path: str) -> None:
 
 
 def _sync_path(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    os.fsync(_open(path, os.O_DIRECTORY))
 
 
 def _make_directories(path: str) -> None:

@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+import signal
 import threading
 
 import pytest
@@ -174,3 +175,34 @@ def test_a_forked_child_lists_by_itself(disk):
         os._exit(list_often(disk, 20_000) != {20})
     assert list_often(disk, 20_000) == {20}
     assert os.waitpid(child, 0)[1] == 0
+
+
+class _Interrupt(BaseException):
+    pass
+
+
+def test_an_interrupt_while_a_file_is_opened_or_dropped_is_not_lost_and_leaves_none_open(tmp_path):
+    arrived = []
+
+    def interrupt(*_: object) -> None:
+        arrived.append(True)
+        raise _Interrupt
+
+    (tmp_path / "file").write_bytes(b"")
+    disk = OsDisk(tmp_path)
+    open_count = len(os.listdir("/proc/self/fd"))
+    before = signal.signal(signal.SIGALRM, interrupt)
+    caught = 0
+    try:
+        for microseconds in range(100, 400):
+            arrived.clear()
+            try:
+                signal.setitimer(signal.ITIMER_REAL, microseconds * 1e-6)
+                while not arrived:
+                    disk.open("file")
+            except _Interrupt:
+                caught += 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert caught == 300
+    assert len(os.listdir("/proc/self/fd")) == open_count
