@@ -20,8 +20,27 @@ Compression = Literal["lz4", "lz4hc"]
 Size = int | str
 if TYPE_CHECKING:
     from datetime import timedelta
+    from typing import TypedDict
 
     Age = float | str | timedelta
+
+    class LogOptions(TypedDict, total=False):
+        """What `segstore.open` takes by name, for type checkers and editors; see `LogConfig`."""
+
+        segment_size: Size
+        segment_age: Age
+        index_interval: Size
+        compression: Compression | None
+        durability: Durability
+        sync_interval: Age
+        batch_size: Size
+        retention_age: Age | None
+        retention_size: Size | None
+        retention_records: int | None
+        retention_waits_for_consumers: bool
+        retention_hard_size: Size | None
+        background: bool
+
 
 ENVIRONMENT_PREFIX = "SEGSTORE_"
 SEGMENT_BYTES_MIN = 4096

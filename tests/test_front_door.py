@@ -1,11 +1,14 @@
 """Each name of the package is there, and importing the package alone costs next to nothing."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import segstore
+from segstore.config import LogConfig
 
 
 @pytest.mark.parametrize("name", segstore.__all__)
@@ -36,3 +39,22 @@ def test_importing_compiles_no_annotation() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "done", done.stderr
+
+
+def test_type_checkers_know_the_options(tmp_path: Path) -> None:
+    given = ", ".join(f"{name}={value!r}" for name, value in LogConfig()._asdict().items())
+    (tmp_path / "program.py").write_text(
+        f"import segstore\nsegstore.open('log', {given})\n"
+        "segstore.open('log', segment_size='64MiB', retention_age='7d')\n"
+        "segstore.open('log', segment_sise=1)\nsegstore.open('log', background='no')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file=", "--strict", "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(Path(segstore.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+    )
+    said = [line.split(": ") for line in done.stdout.splitlines()]
+    lines = [words[0] for words in said if words[0].startswith("program.py") and "error" in words]
+    assert lines == ["program.py:4", "program.py:5"], done.stdout + done.stderr

@@ -49,6 +49,9 @@ from segstore.segment.state import NO_MAX
 # What most programs never call is imported where it is called: importing is a cost of each start.
 # It takes descriptors, which may be short by then.
 if TYPE_CHECKING:
+    from typing import Unpack
+
+    from segstore.config import LogOptions
     from segstore.log.compression import Progress
     from segstore.log.consumer import Consumer, ConsumerInfo, Start
     from segstore.log.follow import Follower, OnLost
@@ -70,7 +73,7 @@ def open_log(
     path: str | os.PathLike[str],
     mode: Mode = "a",
     config: LogConfig | str | os.PathLike[str] | None = None,
-    **options: Any,
+    **options: Unpack[LogOptions],
 ) -> Log:
     """Open a log, as `segstore.open`.
 
