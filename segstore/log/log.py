@@ -31,6 +31,7 @@ from segstore.format.batch import Record, RecordBatch
 from segstore.format.buffers import Buffer, keep_freed_memory
 from segstore.format.fileheader import log_tag
 from segstore.format.names import consumer_file
+from segstore.log.arguments import as_bytes, check_timestamp
 from segstore.log.compression import Compressor
 from segstore.log.lock import is_in_place, leave_lock, take_lock
 from segstore.log.maintenance import Maintenance
@@ -41,7 +42,7 @@ from segstore.log.retention import RetentionSweeper
 from segstore.log.starting import start_writer, truncate
 from segstore.log.startoffset import held_start
 from segstore.log.view import FileView, LogView, WriterView
-from segstore.log.writer import LogWriter, as_bytes, check_timestamp
+from segstore.log.writer import LogWriter
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.doorbell import Doorbell
 from segstore.segment.state import NO_MAX

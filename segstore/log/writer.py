@@ -13,13 +13,8 @@ import errno
 import os
 import threading
 import time
-from array import array
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import pairwise
-from operator import countOf
-from typing import Any
 
 from segstore.config import Durability
 from segstore.errors import (
@@ -32,29 +27,28 @@ from segstore.errors import (
     once_more,
 )
 from segstore.format.buffers import Buffer
+from segstore.format.cutting import cut_batch
 from segstore.format.frame import EncodedFrame, encode_frame
-from segstore.format.framelayout import (
-    RECORD_BYTES_MAX,
-    RECORD_COUNT_MAX,
-    TIMESTAMP_MAX,
-    TIMESTAMP_MIN,
-)
+from segstore.format.framelayout import RECORD_BYTES_MAX
 from segstore.format.kernel import measure
+from segstore.log.arguments import (
+    as_bytes,
+    check_timestamp,
+    key_column,
+    time_column,
+    value_column,
+    with_ends,
+)
 from segstore.log.clock import EngineClock
 from segstore.log.groupcommit import SyncTurn
 from segstore.log.manager import SegmentManager
-from segstore.segment.tail import FRAMES_POSITION, Staged, Tail, TailBuffer
+from segstore.segment.tail import FRAMES_POSITION, STAGED_FRAME_BYTES_MAX, Staged, Tail, TailBuffer
 from segstore.segment.writer import NotWrittenError, SegmentBrokenError
 
-# Frames up to this size are staged in the tail, larger ones go straight to the segment.
-STAGED_FRAME_BYTES_MAX = 32 * 1024
 # How many rolled segments may wait for their seal before an append seals one itself.
 UNSEALED_COUNT_MAX = 8
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-
-# Less than a frame may hold, so that all columns of a piece and one largest record still fit one.
-_PIECE_RECORDS_MAX = RECORD_COUNT_MAX // 4
 
 
 class LogWriter:
@@ -221,12 +215,11 @@ class LogWriter:
         durability: Durability | None = None,
     ) -> range:
         """Append records together; see `Log.append_many`."""
-        plain, ends = _measured(values, "value")
+        plain, ends = value_column(values)
         count = len(ends) - 1  # of `plain` too, unless another thread changes it
-        plain_keys = None if keys is None else _plain_keys(keys, count)
+        plain_keys = None if keys is None else key_column(keys, count)
         if timestamps is not None:
-            timestamps = _times(timestamps)
-            _check_count(len(timestamps), count, "timestamps")
+            timestamps = time_column(timestamps, count)
         level = self._level(durability)
         if not count:
             return range(self.end_offset, self.end_offset)
@@ -568,7 +561,7 @@ class LogWriter:
     ) -> list[EncodedFrame]:
         """Cut a batch into frames of about `batch_size` that are much the same size."""
         if ends is None:
-            values, ends = _sized(values, "value")
+            values, ends = with_ends(values)
         columns = [ends]
         if keys is not None:
             measured = measure(keys) or measure([key or b"" for key in keys])
@@ -699,109 +692,3 @@ def _interrupted() -> StorageError:
         "an append or a sync was interrupted halfway (by Ctrl-C, or by an error such as a "
         "MemoryError); what was acknowledged is safe. Close the log and open it again",
     )
-
-
-def cut_batch(columns: Sequence[Sequence[int]], size_bytes: int) -> list[tuple[int, int]]:
-    """Where to cut a batch into pieces of about `size_bytes`: (start, stop) of each.
-
-    Each column is of values or of keys, and says how many bytes the first 0, 1, 2 ... of them take.
-    """
-
-    def place(count: int) -> int:
-        """The bytes of so many records, with an offset in each column."""
-        return sum(ends[count] for ends in columns) + 4 * len(columns) * count
-
-    record_count = len(columns[0]) - 1
-    total = place(record_count)
-    if total <= size_bytes and record_count <= _PIECE_RECORDS_MAX:
-        return [(0, record_count)]
-    piece_count = max(-(-total // size_bytes), -(-record_count // _PIECE_RECORDS_MAX))
-    # Mostly records are much alike, and as many in each piece will do.
-    stops = [record_count * number // piece_count for number in range(piece_count + 1)]
-    places = list(map(place, stops))
-    sizes = list(map(int.__sub__, places[1:], places))
-    if 2 * piece_count * min(sizes) >= total and max(sizes) <= size_bytes:
-        return list(pairwise(stops))
-    cuts = {
-        bisect_left(range(record_count), total * number // piece_count, key=place)
-        for number in range(1, piece_count)
-    }
-    # Pieces of much the same size may differ in their number of records as far as you like.
-    cuts.update(range(_PIECE_RECORDS_MAX, record_count, _PIECE_RECORDS_MAX))
-    stops = sorted(cut for cut in cuts if 0 < cut < record_count)
-    return list(pairwise([0, *stops, record_count]))
-
-
-def as_bytes(value: Buffer, what: str) -> bytes:
-    """Any buffer as bytes.
-
-    Raises:
-        TypeError: it is none; for text, what to do about it.
-    """
-    if type(value) is bytes:
-        return value
-    if isinstance(value, str):
-        raise TypeError(f"a {what} is bytes, not str; encode it first, such as {what}.encode()")
-    try:
-        return memoryview(value).tobytes()
-    except TypeError:
-        raise TypeError(
-            f"a {what} is bytes, a bytearray or another buffer, not {type(value).__name__}"
-        ) from None
-
-
-def _measured(values: Sequence[Buffer], what: str) -> tuple[list[bytes], Sequence[int]]:
-    """The values as bytes in a list of our own, and how many the first 0, 1, 2 ... take."""
-    if isinstance(values, bytes | bytearray | memoryview | str):
-        raise TypeError(f"append_many takes a sequence of {what}s, not one {type(values).__name__}")
-    plain, ends = _sized(values if type(values) is list else list(values), what)
-    if plain is values and ends[-1] <= STAGED_FRAME_BYTES_MAX:
-        # It may be staged, and what is drained has to be what was framed, whoever has the list too.
-        plain, ends = _sized(plain.copy(), what)
-    return plain, ends
-
-
-def _sized(values: Sequence[Any], what: str) -> tuple[list[bytes], Sequence[int]]:
-    measured = measure(values) or measure([as_bytes(value, what) for value in values])
-    assert measured is not None
-    return measured
-
-
-def check_timestamp(timestamp: int) -> None:
-    """Refuse what is no time in ns.
-
-    Raises:
-        TypeError: it is not an int.
-        ValueError: it does not fit 64 bits.
-    """
-    if not isinstance(timestamp, int) or isinstance(timestamp, bool):
-        raise TypeError(
-            f"a timestamp is an int of ns since the epoch, not {type(timestamp).__name__}"
-        )
-    if not TIMESTAMP_MIN <= timestamp <= TIMESTAMP_MAX:
-        raise ValueError(f"timestamp {timestamp} does not fit 64 bits; give ns since the epoch")
-
-
-def _plain_keys(keys: Sequence[Buffer | None], value_count: int) -> list[bytes | None] | None:
-    """The keys in a list of our own, or None where no record has one."""
-    plain: list[Any] = list(keys)
-    if countOf(map(type, plain), bytes) != len(plain):
-        plain = [None if key is None else as_bytes(key, "key") for key in plain]
-    _check_count(len(plain), value_count, "keys")
-    return None if all(key is None for key in plain) else plain
-
-
-def _times(timestamps: Sequence[int]) -> Sequence[int]:
-    """The timestamps in a sequence of our own, all of them checked."""
-    times = list(timestamps)
-    if countOf(map(type, times), int) == len(times):
-        with suppress(OverflowError):
-            return array("q", times)
-    for time_ns in times:
-        check_timestamp(time_ns)
-    return times
-
-
-def _check_count(count: int, value_count: int, what: str) -> None:
-    if count != value_count:
-        raise ValueError(f"{value_count} values and {count} {what}; there must be one for each")

@@ -64,6 +64,8 @@ from segstore.format.smallframes import KEY_OFFSETS, OVERHEAD_BYTES, PREFIX, SMA
 TAIL_BYTES = 1 << 20
 FRAMES_POSITION = 4096
 _FIRST_BODY_AT = FRAMES_POSITION + FRAME_HEADER_BYTES
+# Frames up to this size are staged here, larger ones go straight to the segment.
+STAGED_FRAME_BYTES_MAX = 32 * 1024
 # A batch of more records does not take the short way: what the long one costs is little for each.
 BATCH_COUNT_MAX = 512
 

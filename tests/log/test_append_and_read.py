@@ -19,8 +19,8 @@ from segstore import (
     SegstoreError,
 )
 from segstore.disk.real import OsFile
+from segstore.format.cutting import cut_batch
 from segstore.format.framelayout import RECORD_BYTES_MAX, RECORD_COUNT_MAX
-from segstore.log.writer import cut_batch
 from segstore.testing.strategies import TIMESTAMP_MAX, TIMESTAMP_MIN
 
 OPTIONS = {"background": False, "compression": None}

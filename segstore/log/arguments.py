@@ -1,0 +1,109 @@
+"""What callers give to append, as plain bytes and ints, in lists that nobody else changes."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from contextlib import suppress
+from operator import countOf
+from typing import Any
+
+from segstore.format.buffers import Buffer
+from segstore.format.framelayout import TIMESTAMP_MAX, TIMESTAMP_MIN
+from segstore.format.kernel import measure
+from segstore.segment.tail import STAGED_FRAME_BYTES_MAX
+
+
+def as_bytes(value: Buffer, what: str) -> bytes:
+    """Any buffer as bytes.
+
+    Raises:
+        TypeError: it is none; for text, what to do about it.
+    """
+    if type(value) is bytes:
+        return value
+    if isinstance(value, str):
+        raise TypeError(f"a {what} is bytes, not str; encode it first, such as {what}.encode()")
+    try:
+        return memoryview(value).tobytes()
+    except TypeError:
+        raise TypeError(
+            f"a {what} is bytes, a bytearray or another buffer, not {type(value).__name__}"
+        ) from None
+
+
+def value_column(values: Sequence[Buffer]) -> tuple[list[bytes], Sequence[int]]:
+    """The values as bytes, and how many the first 0, 1, 2 ... take.
+
+    Raises:
+        TypeError: they are no sequence of buffers.
+    """
+    if isinstance(values, bytes | bytearray | memoryview | str):
+        raise TypeError(f"append_many takes a sequence of values, not one {type(values).__name__}")
+    plain, ends = with_ends(values if type(values) is list else list(values))
+    if plain is values and ends[-1] <= STAGED_FRAME_BYTES_MAX:
+        # It may be staged, and what is drained has to be what was framed, whoever has the list too.
+        plain, ends = with_ends(plain.copy())
+    return plain, ends
+
+
+def with_ends(values: Sequence[Any]) -> tuple[list[bytes], Sequence[int]]:
+    """The values as bytes, and how many the first 0, 1, 2 ... take.
+
+    Raises:
+        TypeError: one of them is no buffer.
+    """
+    measured = measure(values) or measure([as_bytes(value, "value") for value in values])
+    assert measured is not None
+    return measured
+
+
+def check_timestamp(timestamp: int) -> None:
+    """Refuse what is no time in ns.
+
+    Raises:
+        TypeError: it is not an int.
+        ValueError: it does not fit 64 bits.
+    """
+    if not isinstance(timestamp, int) or isinstance(timestamp, bool):
+        raise TypeError(
+            f"a timestamp is an int of ns since the epoch, not {type(timestamp).__name__}"
+        )
+    if not TIMESTAMP_MIN <= timestamp <= TIMESTAMP_MAX:
+        raise ValueError(f"timestamp {timestamp} does not fit 64 bits; give ns since the epoch")
+
+
+def key_column(keys: Sequence[Buffer | None], value_count: int) -> list[bytes | None] | None:
+    """The keys as bytes, or None where no record has one.
+
+    Raises:
+        TypeError: one of them is no buffer.
+        ValueError: there are not as many as values.
+    """
+    plain: list[Any] = list(keys)
+    if countOf(map(type, plain), bytes) != len(plain):
+        plain = [None if key is None else as_bytes(key, "key") for key in plain]
+    _check_count(len(plain), value_count, "keys")
+    return None if all(key is None for key in plain) else plain
+
+
+def time_column(timestamps: Sequence[int], value_count: int) -> Sequence[int]:
+    """The timestamps, all of them checked.
+
+    Raises:
+        TypeError: one of them is not an int.
+        ValueError: there are not as many as values, or one does not fit 64 bits.
+    """
+    times = list(timestamps)
+    _check_count(len(times), value_count, "timestamps")
+    if countOf(map(type, times), int) == len(times):
+        with suppress(OverflowError):
+            return array("q", times)
+    for time_ns in times:
+        check_timestamp(time_ns)
+    return times
+
+
+def _check_count(count: int, value_count: int, what: str) -> None:
+    if count != value_count:
+        raise ValueError(f"{value_count} values and {count} {what}; there must be one for each")
