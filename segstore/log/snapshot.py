@@ -165,7 +165,7 @@ def _copy_growing(
     for event in reader.events_unindexed():
         if isinstance(event, Damage):
             damage = event if event.offset < written_end else damage
-        elif event.batch.end_offset <= written_end:
+        elif event.batch.base_offset < written_end:  # a truncation may be going to end in it
             end_position = event.position + event.size_bytes
             end_offset = event.batch.end_offset
             damage = None

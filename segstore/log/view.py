@@ -235,7 +235,7 @@ class FileView:
         published = None if self._tail is None else self._tail.end.read()
         if published is None:
             return self._found_end
-        if published == self._distrusted_end and self.epoch() == self._distrusted_epoch:
+        if published == self._distrusted_end and self.epoch() == self._loaded_epoch:
             return self._found_end
         return published
 
@@ -297,26 +297,31 @@ class FileView:
         )
 
     def _load(self) -> None:
-        tail = Tail.open(self.disk, write=False)
-        epoch = b"" if tail is None else tail.epoch.token()
-        self._known_epoch = None if self.disk.size_of(TRUNCATE) is not None else epoch
-        published = None if tail is None else tail.end.read()
-        for _ in range(FIND_COUNT_MAX - 1):
+        for attempt in range(1, FIND_COUNT_MAX + 1):
+            tail = Tail.open(self.disk, write=False)
+            epoch = b"" if tail is None else tail.epoch.token()
+            self._known_epoch = None if self.disk.size_of(TRUNCATE) is not None else epoch
+            published = None if tail is None else tail.end.read()
             try:
                 found = find(
-                    self.disk, write=False, index_interval_bytes=self._index_interval_bytes
+                    self.disk,
+                    write=False,
+                    index_interval_bytes=self._index_interval_bytes,
+                    tail=tail,
                 )
-                break
             except FileNotFoundError:  # swapped or deleted since it was listed
+                if attempt == FIND_COUNT_MAX:
+                    raise
                 continue
-        else:
-            found = find(self.disk, write=False, index_interval_bytes=self._index_interval_bytes)
+            # Else what was durable before a truncation would be missed in the files behind it.
+            if tail is None or tail.epoch.token() == epoch:
+                break
         self.found: Found = found
         self.log_tag: int | None = None if found.log_id is None else log_tag(found.log_id)
         self._tail = found.tail
         self._start = None
         self._found_end = found.plan.next_offset
-        self._distrusted_epoch = epoch
+        self._loaded_epoch = epoch
         self._distrusted_end = (
             published if published is not None and published != self._found_end else None
         )
@@ -331,6 +336,9 @@ class FileView:
         """Without segments that are being made, or that a power cut left and no writer keeps."""
         end = self.written_end()
         hidden = {s.base_offset for s in catalog.segments if s.base_offset > end}
-        if self._tail is None or self._tail.end.read() == self._loaded_end:
+        # Both, as a writer that set them aside may have come to the same end with others.
+        if self._tail is None or (
+            self._tail.end.read() == self._loaded_end and self.epoch() == self._loaded_epoch
+        ):
             hidden |= self._unkept  # no writer has been at work since
         return catalog.without(hidden)

@@ -6,13 +6,15 @@ import shutil
 import pytest
 
 import segstore
-from segstore import CorruptionError
+from segstore import CorruptionError, Log
+from segstore.config import LogConfig
 from segstore.disk import OsDisk
 from segstore.format.fileheader import FILE_HEADER_BYTES
 from segstore.format.frame import encode_frame
 from segstore.format.names import segment_file
 from segstore.format.scanner import Frame
 from segstore.segment.reader import SegmentReader
+from segstore.testing.memory import MemoryDisk
 from tests.directories import (
     contents,
     copy_as_a_crash_leaves_it,
@@ -562,3 +564,33 @@ def test_a_frame_with_an_insane_offset_does_not_keep_the_log_from_opening(
     with segstore.open(path, **OPTIONS) as log:
         assert log[offset].value == b"next"
         assert list(log.values(0, 60)) == expected
+
+
+def test_a_reader_that_saw_torn_segments_sees_those_that_came_instead():
+    """Up to the very offset that the torn ones went to, and in files of the same names."""
+    config = LogConfig.of({**OPTIONS, "segment_size": 4096}, environment={})
+
+    def fill(log, letter):
+        log._writer._unsealed_count_max = 8  # as beside a background thread that is slow
+        log.append_many([letter * 50] * (60 - len(log)))
+        while len(log) < 210:
+            log.append_many([letter * 50] * 10)
+        log._writer.drain()
+
+    disk = MemoryDisk()
+    log = Log(disk, "a", config)
+    log.append_many([b"a" * 50] * 10)
+    log.sync()
+    fill(log, b"b")
+    left = disk.after_kill().contents()
+    assert len([name for name in left if name.endswith(".log")]) == 4
+    left[FIRST] = left[FIRST][:-40] + bytes(40)  # what a power cut took
+    disk = MemoryDisk.of(left)
+    with Log(disk, "r", config) as reader:
+        kept = reader.end_offset
+        assert 10 <= kept < 60
+        with Log(disk, "a", config) as log:
+            fill(log, b"c")
+            expected = [b"a" * 50] * 10 + [b"b" * 50] * (kept - 10) + [b"c" * 50] * (210 - kept)
+            assert list(reader.values()) == expected
+            assert reader.verify().is_intact

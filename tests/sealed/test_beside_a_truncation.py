@@ -15,8 +15,8 @@ from segstore.config import LogConfig
 from segstore.disk import OsDisk
 from segstore.log import consumer as consumer_module
 from segstore.log import log as log_module
+from segstore.log import opening, starting, truncation
 from segstore.log import snapshot as snapshot_module
-from segstore.log import starting, truncation
 from segstore.log import verify as verify_module
 from segstore.log.follow import Follower
 from segstore.log.truncation import begin_truncation
@@ -84,6 +84,28 @@ def test_a_snapshot_has_the_log_before_or_after(
         with segstore.open(report.path, background=False) as copy:
             assert list(copy.values()) == OLD[:300] + NEW[300:500], name
             assert copy.recovery.lost == ()
+
+
+def test_a_snapshot_ends_where_a_killed_truncation_was_to(tmp_path: Any, monkeypatch: Any) -> None:
+    """In the middle of a batch of the segment that grows, which is still as it was."""
+    disk = MemoryDisk()
+    log = Log(disk, "a", CONFIG)
+    log.append_many(OLD)
+    log.sync()
+    reader = Log(disk, "r", CONFIG)
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(truncation, "_cut", kill)
+    with pytest.raises(Killed):
+        log.truncate(597)
+    monkeypatch.undo()
+    for place, looker in enumerate((reader, Log(disk, "r", CONFIG))):
+        report = looker.snapshot(tmp_path / f"{place}")
+        assert report.end_offset == 598
+        with segstore.open(report.path, background=False) as copy:
+            assert list(copy.values()) == OLD[:598]
 
 
 def test_a_killed_roll_does_not_keep_a_reader_from_snapshots(tmp_path: Any) -> None:
@@ -206,6 +228,15 @@ def test_a_reader_opened_while_a_truncation_is_pending_sees_what_follows(monkeyp
             assert reader.durable_offset == log.durable_offset
             following = consumer.poll(100)
             assert [record.offset for record in first + following] == list(range(200))
+
+
+def test_a_reader_opened_just_when_a_truncation_comes_finds_no_loss(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once(monkeypatch, opening, "list_segments", lambda: log.truncate(299))
+    with segstore.open(log.path, "r") as reader:
+        assert reader.recovery.lost == ()
+        assert list(reader.values()) == OLD[:300]
 
 
 def test_a_reader_opened_while_the_log_is_made_sees_it_grow(monkeypatch: Any) -> None:
