@@ -20,6 +20,7 @@ from segstore.format.batch import Record
 from segstore.format.fileheader import KIND_CONSUMER, FileHeader
 from segstore.format.names import consumer_file, parse_consumer_file
 from segstore.log.reading import LogReader, checked_int
+from segstore.log.startoffset import HeldStart
 from segstore.segment.checkpointfile import CheckpointFile, look_into
 from segstore.segment.doorbell import Doorbell
 
@@ -67,6 +68,7 @@ class Consumer(Handle):
             OSError: its file can't be made or read.
         """
         self.name = name
+        self._disk = disk
         self._reader = reader
         self._bell = bell
         self._clock = clock
@@ -161,12 +163,16 @@ class Consumer(Handle):
         """
         self._check_open()
         value = self._position if offset is None else checked_int(offset)
+        if value == self.committed and not self._is_doubtful:
+            return
         view = self._reader.view
-        if not 0 <= value <= max(view.end_offset(), self._position):
-            raise OffsetOutOfRangeError(value, view.start_offset(), view.end_offset())
-        if value != self.committed or self._is_doubtful:
+        what = f"consumer {self.name!r} can't commit"
+        with storage_errors(what), HeldStart(self._disk) as held, held:
+            self._catch_up()
+            value = self._position if offset is None else offset  # a truncation may have come
+            if not 0 <= value <= max(view.end_offset(), self._position):
+                raise OffsetOutOfRangeError(value, view.start_offset(), view.end_offset())
             self._move(value, self.lost_count)
-            self._is_doubtful = False
 
     def seek(self, offset: int | None = None, *, timestamp: int | None = None) -> int:
         """Go to an offset, or to the first record at or after a time; the position reached.
@@ -226,10 +232,20 @@ class Consumer(Handle):
         """The records from the position on, which stays where it is unless retention is ahead."""
         start = self._reader.view.start_offset()
         if self._position < start:
-            self._move(max(self.committed, start), self.lost_count + start - self._position)
-            self._position = start
+            what = f"consumer {self.name!r} can't go on at offset {start}"
+            with storage_errors(what), HeldStart(self._disk) as held, held:
+                self._catch_up()
+                self._move(max(self.committed, start), self.lost_count + start - self._position)
+                self._position = start
         stop = None if max_records is None else self._position + max_records
         return self._reader.records(self._reader.bounds(self._position, stop), "raise")
+
+    def _catch_up(self) -> None:
+        """Where it was moved back, know of it; whoever calls is in `HeldStart`."""
+        self._check_open()
+        if self._is_doubtful:
+            self._file.reload()
+            self._is_doubtful = False
 
     def _move(self, value: int, lost_count: int) -> None:
         with storage_errors(f"consumer {self.name!r} can't store offset {value}"):

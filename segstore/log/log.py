@@ -40,7 +40,7 @@ from segstore.log.reading import LogReader, OnDamage, checked_int
 from segstore.log.report import RecoveryReport, SegmentInfo, Stats
 from segstore.log.retention import RetentionSweeper
 from segstore.log.starting import start_writer, truncate
-from segstore.log.startoffset import held_start
+from segstore.log.startoffset import HeldStart
 from segstore.log.view import FileView, LogView, WriterView
 from segstore.log.writer import LogWriter
 from segstore.segment.checkpointfile import CheckpointFile
@@ -66,8 +66,6 @@ Mode = Literal["a", "r"]
 # How often a writer looks for work at most, and at least.
 MAINTENANCE_INTERVAL_S_MIN = 0.005
 MAINTENANCE_INTERVAL_S_MAX = 60.0
-# How long a consumer waits to be registered while retention is at work, which syncs meanwhile.
-REGISTERED_S_MAX = 30.0
 
 
 def open_log(
@@ -444,7 +442,7 @@ class Log(Handle):
             if not start <= end_offset <= view.end_offset():
                 raise OffsetOutOfRangeError(after, start, view.end_offset())
             writer.sync()
-            with writer.exclusively():
+            with HeldStart(self._disk) as held, held, writer.exclusively():
                 if writer.end_offset > end_offset:
                     interval = self._config.index_interval
                     try:
@@ -610,7 +608,8 @@ class Log(Handle):
         reader = self._reading()
         with (
             storage_errors(f"consumer {name!r} can't be opened"),
-            held_start(self._disk, REGISTERED_S_MAX),
+            HeldStart(self._disk) as held,
+            held,
         ):
             position = resolve_start(reader, start)
             return Consumer(self._disk, reader, self._bell, name, self._log_id or b"", position)

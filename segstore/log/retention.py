@@ -12,7 +12,6 @@ Rule 4: nothing a registered consumer still needs goes while `waits_for_consumer
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
 from segstore.disk import Disk
@@ -21,14 +20,14 @@ from segstore.format.names import RAW_INDEX_SUFFIX, RAW_SUFFIX, segment_file
 from segstore.format.scanner import readable
 from segstore.log.clock import EngineClock
 from segstore.log.manager import SegmentManager
-from segstore.log.startoffset import StartOffset, held_start
+from segstore.log.startoffset import HeldStart, StartOffset
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.reader import SegmentReader
 
 Reason = Literal["age", "size", "records", "trimmed"]
 
-# How long a pass waits for a registration under way. It takes some syncs, and the thread that makes
-# the pass has others to make.
+# How long a pass waits for a registration or commits under way. They take syncs, and the thread
+# that makes the pass has others to make.
 HELD_S_MAX = 1.0
 
 _NS_PER_S = 1_000_000_000
@@ -130,10 +129,12 @@ class RetentionSweeper:
         report, expired = self._plan(dry_run, as_if_rolled)
         if dry_run or not expired:
             return report
-        waits = self._waits_for_consumers
-        with held_start(self._disk, HELD_S_MAX) if waits else nullcontext():
-            if waits:  # once more, with those that were registered meanwhile
+        if self._waits_for_consumers:
+            with HeldStart(self._disk, HELD_S_MAX) as held, held:
+                # Once more, with those that were registered meanwhile.
                 report, expired = self._plan(dry_run, as_if_rolled)
+                self._start.move(report.start_offset, self._clock.now())
+        else:
             self._start.move(report.start_offset, self._clock.now())
         self.remove(expired)
         return report

@@ -23,7 +23,7 @@ from segstore.log.opening import (
     set_stray_aside,
 )
 from segstore.log.report import RecoveryReport
-from segstore.log.startoffset import StartOffset
+from segstore.log.startoffset import HeldStart, StartOffset
 from segstore.log.truncation import begin_truncation, finish_truncation, may_be_pending
 from segstore.log.writer import FULL, UNSEALED_COUNT_MAX, LogWriter
 from segstore.segment.doorbell import Doorbell
@@ -107,7 +107,8 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
         # A crash may have come between the last write and this; readers go by it.
         tail.end.advance(writer.written_end)
     # Also where nothing was cut: what no sync had covered may just not be there.
-    hold_back(disk, writer.end_offset, created)
+    with HeldStart(disk) as held, held:
+        hold_back(disk, writer.end_offset, created)
     tail_reader = found.reader
     if tail_reader is None and tail is not None:
         tail_reader = TailReader(tail.view, log_tag(log_id))
@@ -124,7 +125,7 @@ def truncate(
 ) -> None:
     """Cut the log back to `end_offset` and go on from there, by the way that opening takes.
 
-    Whoever calls has synced the log and is in `LogWriter.exclusively`.
+    Whoever calls has synced the log and is in `HeldStart` and `LogWriter.exclusively`.
 
     Raises:
         OSError: before the commit point, nothing has changed; behind it, the writer refuses

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from segstore.disk import Disk, LockHeldError
+from segstore.disk import Disk, File, LockHeldError
 from segstore.format.fileheader import KIND_START, FileHeader
 from segstore.format.names import START
 from segstore.segment.checkpointfile import CheckpointFile
 
 _POLL_S = 0.001
+# A truncation rewrites a segment meanwhile.
+HELD_S_MAX = 30.0
 
 
 class StartOffset:
@@ -61,34 +61,55 @@ class StartOffset:
         self._file.close()
 
 
-@contextmanager
-def held_start(disk: Disk, timeout_s: float) -> Iterator[None]:
-    """Nobody registers a consumer meanwhile, or lets retention go by those that are registered.
+class HeldStart:
+    """Nobody registers or moves a consumer meanwhile, truncates, or lets retention go by consumers.
 
-    Else a consumer could get a start that a pass which has not listed it is about to remove. No
-    order of steps does without a lock: each would have to see the other's intent first.
+    Else a consumer could get a start that a pass which has not listed it is about to remove, or
+    commit what a truncation that has moved it back already was taking. No order of steps does
+    without a lock: each would have to see the other's intent first.
 
-    Raises:
-        OSError: somebody else held it for all of `timeout_s`.
+    Twice in one statement, as an interrupt on the way out of one leaves it to the other to let go:
+
+        with HeldStart(disk) as held, held:
     """
-    try:
-        file = disk.open(START)
-    except FileNotFoundError:  # lost; the next writer makes it
-        yield
-        return
-    try:
-        deadline = time.monotonic() + timeout_s
+
+    def __init__(self, disk: Disk, timeout_s: float = HELD_S_MAX) -> None:
+        self._disk = disk
+        self._timeout_s = timeout_s
+        self._file: File | None = None
+
+    def __enter__(self) -> HeldStart:
+        """Wait for the lock, unless it is held here already.
+
+        Raises:
+            OSError: somebody else held it for all of the time.
+        """
+        if self._file is None:
+            try:
+                self._file = self._disk.open(START)
+                self._wait_for(self._file)
+            except FileNotFoundError:  # lost; the next writer makes it
+                pass
+            except BaseException:
+                self.__exit__()
+                raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _wait_for(self, file: File) -> None:
+        deadline = time.monotonic() + self._timeout_s
         while True:
             try:
                 file.lock()
-                break
+                return
             except LockHeldError:
                 if time.monotonic() > deadline:
                     raise OSError(
                         errno.EAGAIN,
-                        "a consumer is being registered, or retention is under way; try again",
+                        "a consumer is being registered or moved, or retention or a truncation is "
+                        "under way; try again",
                     ) from None
                 time.sleep(_POLL_S)
-        yield
-    finally:
-        file.close()

@@ -673,7 +673,9 @@ class _Gate:
         buffer.append_time = writer._clock.now()
         self.is_entered = True
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, *_: object
+    ) -> None:
         if kind is None or issubclass(kind, Exception):
             writer = self._writer
             if kind is None:
@@ -681,14 +683,15 @@ class _Gate:
             elif writer._is_unsettled and writer._failure is None:
                 # A RecursionError, for one, or what a signal handler raised.
                 writer._is_halfway = True
-                writer.fail(_interrupted())
+                writer.fail(_interrupted(error))
             self.is_entered = False
             writer.buffer.is_open = writer._failure is None
 
 
-def _interrupted() -> StorageError:
+def _interrupted(error: BaseException | None = None) -> StorageError:
+    why = "by Ctrl-C, or by an error such as a MemoryError" if error is None else f"by {error!r}"
     return StorageError(
         errno.EINTR,
-        "an append or a sync was interrupted halfway (by Ctrl-C, or by an error such as a "
-        "MemoryError); what was acknowledged is safe. Close the log and open it again",
+        f"an append or a sync was interrupted halfway ({why}); what was acknowledged is safe. "
+        "Close the log and open it again",
     )

@@ -100,3 +100,19 @@ def test_what_is_refused_again_and_again_keeps_nobody_alive() -> None:
         gc.collect()
         assert witness() is None
     assert disk.failures == 1
+
+
+def test_a_directory_that_nobody_may_look_into_any_more_is_named_as_the_cause() -> None:
+    """Where not even that can be asked whether a new segment is there."""
+    disk = FaultyDisk(MemoryDisk())
+    log = Log(disk, "a", CONFIG)
+    log.append_many([b"x" * 100] * 20)
+    disk.faults = [Fault(kind, 1, errno.EACCES, is_lasting=True) for kind in ("create", "size_of")]
+    disk.counts.clear()
+    for _ in range(2):
+        with pytest.raises(StorageError, match="Permission denied"):
+            log.append_many([b"x" * 100] * 40)
+    disk.faults = []
+    log.close()
+    with Log(disk, "a", CONFIG) as log:
+        assert list(log.values())[:20] == [b"x" * 100] * 20

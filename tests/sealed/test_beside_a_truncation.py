@@ -21,6 +21,7 @@ from segstore.log import verify as verify_module
 from segstore.log.follow import Follower
 from segstore.log.truncation import begin_truncation
 from segstore.log.view import FileView
+from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.tail import Tail
 from segstore.testing.faulty import FaultyDisk
 from segstore.testing.memory import MemoryDisk
@@ -311,6 +312,41 @@ def test_a_commit_counts_whenever_the_consumer_was_moved_back(
         assert [record.value for record in consumer.poll(1000)] == NEW[300:]
         consumer.commit()
         assert [info.committed for info in log.consumers()] == [600]
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+@pytest.mark.parametrize("step", ["commit", "pass over", "register"])
+def test_a_truncation_wins_over_a_move_of_a_consumer_under_way(
+    log: Log, reader: Log, mode: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looker = log if mode == "a" else reader
+    cutting = threading.Thread(target=cut_back, args=(log,))
+
+    def begin() -> None:
+        cutting.start()
+        cutting.join(0.3)
+
+    if step == "register":
+        once(monkeypatch, CheckpointFile, "take", begin)
+        consumer = looker.consumer("one", start="end")
+    else:
+        consumer = looker.consumer("one")
+        if step == "commit":
+            consumer.poll(1000)
+            once(monkeypatch, CheckpointFile, "move", begin)
+            consumer.commit()
+        else:
+            consumer.commit(600)
+            log.trim(100)
+            once(monkeypatch, CheckpointFile, "move", begin)
+            consumer.poll(1)
+    cutting.join(30)
+    with consumer:
+        if step == "pass over":
+            assert consumer.seek(300) == consumer.committed
+        assert [record.value for record in consumer.poll(1000)] == NEW[300:500]
+        consumer.commit()
+    assert [info.committed for info in log.consumers()] == [500]
 
 
 def test_a_consumer_removed_while_offsets_are_given_back_is_no_failure(monkeypatch: Any) -> None:

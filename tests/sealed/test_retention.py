@@ -19,7 +19,7 @@ from segstore import Log, OffsetOutOfRangeError, StorageError
 from segstore.log import clock as clock_module
 from segstore.log import starting
 from segstore.log.consumer import Consumer
-from segstore.log.startoffset import StartOffset, held_start
+from segstore.log.startoffset import HeldStart, StartOffset
 from segstore.segment.catalog import list_segments
 
 from .steps import StepDisk, dying_at, open_on
@@ -371,7 +371,7 @@ def test_a_pass_that_finds_a_consumer_registered_meanwhile_leaves_what_it_needs(
     with open_log(path, **options) as log:
         log.append_many([b"x" * 90] * 100)
         log.roll()
-        with held_start(log._disk, 1):
+        with HeldStart(log._disk, 1):
             sweeping = threading.Thread(target=log.sweep)
             sweeping.start()
             sweeping.join(0.2)
@@ -386,7 +386,7 @@ def test_a_registration_that_never_ends_holds_a_pass_up_for_a_moment_only(path: 
     with open_log(path, **options) as log:
         log.append_many([b"x" * 90] * 100)
         log.roll()
-        with held_start(log._disk, 1), pytest.raises(StorageError, match="registered"):
+        with HeldStart(log._disk, 1), pytest.raises(StorageError, match="registered"):
             log.sweep()
         assert log.sweep().record_count
 
