@@ -121,10 +121,15 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
         if segment.is_sealed:
             names = [segment.data_name] + [segment.index_name] * (segment.stamp is not None)
             for name in names:
-                if view.disk.link(name, target):
-                    linked_count += 1
-                else:
-                    copied_bytes += _copy_file(view.disk, name, target)
+                try:
+                    if view.disk.link(name, target):
+                        linked_count += 1
+                    else:
+                        copied_bytes += _copy_file(view.disk, name, target)
+                except FileNotFoundError:
+                    # An index that is lost, and not swapped with its data, is made anew.
+                    if name == segment.data_name or not view.disk.size_of(segment.data_name):
+                        raise
             end_offset = catalog.end_offset(number) or end_offset
             continue
         is_last = number + 1 == len(catalog)

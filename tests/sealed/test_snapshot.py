@@ -171,3 +171,23 @@ def test_of_two_snapshots_to_one_path_the_second_is_refused(tmp_path: Path) -> N
     assert len(refused) == 1
     assert len(readable(copy)) == 3 * len(LARGE)
     assert sorted(os.listdir(tmp_path)) == ["copy", "log"]
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_an_index_that_was_lost_since_the_opening_is_made_anew_in_the_copy(
+    path: str, tmp_path: Path, mode: str, is_compressed: bool
+) -> None:
+    with segstore.open(path, background=False, segment_size="16KiB", batch_size=4096) as log:
+        log.append_many(LARGE)
+        log.roll()
+        if is_compressed:
+            log.compress()
+        with segstore.open(path, "r") as reader:
+            for name in os.listdir(path):
+                if name.endswith(".index") and not name.startswith(f"{600:020}"):
+                    os.unlink(os.path.join(path, name))
+            report = (log if mode == "a" else reader).snapshot(tmp_path / "copy")
+    with segstore.open(report.path, background=False) as copy:
+        assert list(copy.values()) == LARGE
+        assert copy.recovery.lost == ()
