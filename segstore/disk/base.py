@@ -81,8 +81,10 @@ class File(Protocol):
     def map(self, size_bytes: int) -> Mapping:
         """Map the first `size_bytes`."""
 
-    def lock(self) -> None:
+    def lock(self, *, shared: bool = False) -> None:
         """Lock the file against every other open of it until it is closed.
+
+        A shared lock keeps out those only that want the file for themselves.
 
         Raises:
             LockHeldError: somebody else holds it.

@@ -171,14 +171,15 @@ class OsFile(Handle):
             raise OSError(errno.EINVAL, "the file is shorter than its mapping", self.name)
         return OsMapping(self.descriptor, size_bytes, write=self._is_writable)
 
-    def lock(self) -> None:
+    def lock(self, *, shared: bool = False) -> None:
         """flock, because it also refuses a second open in the same process, which lockf does not.
 
         A forked child shares it, and lets go by closing the descriptor.
         """
         _LOCKED.add(self)  # before it is: another thread may fork at any moment
         try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(self.descriptor, kind | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise

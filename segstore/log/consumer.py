@@ -167,7 +167,7 @@ class Consumer(Handle):
             return
         view = self._reader.view
         what = f"consumer {self.name!r} can't commit"
-        with storage_errors(what), HeldStart(self._disk) as held, held:
+        with storage_errors(what), HeldStart(self._disk, shared=True) as held, held:
             self._catch_up()
             value = self._position if offset is None else offset  # a truncation may have come
             if not 0 <= value <= max(view.end_offset(), self._position):
@@ -233,7 +233,7 @@ class Consumer(Handle):
         start = self._reader.view.start_offset()
         if self._position < start:
             what = f"consumer {self.name!r} can't go on at offset {start}"
-            with storage_errors(what), HeldStart(self._disk) as held, held:
+            with storage_errors(what), HeldStart(self._disk, shared=True) as held, held:
                 self._catch_up()
                 self._move(max(self.committed, start), self.lost_count + start - self._position)
                 self._position = start

@@ -608,7 +608,7 @@ class Log(Handle):
         reader = self._reading()
         with (
             storage_errors(f"consumer {name!r} can't be opened"),
-            HeldStart(self._disk) as held,
+            HeldStart(self._disk, shared=True) as held,
             held,
         ):
             position = resolve_start(reader, start)

@@ -62,19 +62,21 @@ class StartOffset:
 
 
 class HeldStart:
-    """Nobody registers or moves a consumer meanwhile, truncates, or lets retention go by consumers.
+    """Keeps consumers being registered or moved apart from a truncation, or from retention.
 
-    Else a consumer could get a start that a pass which has not listed it is about to remove, or
-    commit what a truncation that has moved it back already was taking. No order of steps does
-    without a lock: each would have to see the other's intent first.
+    The consumers hold it shared, so that they don't wait for each other. Without it a consumer
+    could get a start that a pass which has not listed it is about to remove, or commit what a
+    truncation that has moved it back already was taking. No order of steps does without a lock:
+    each would have to see the other's intent first.
 
     Twice in one statement, as an interrupt on the way out of one leaves it to the other to let go:
 
         with HeldStart(disk) as held, held:
     """
 
-    def __init__(self, disk: Disk, timeout_s: float = HELD_S_MAX) -> None:
+    def __init__(self, disk: Disk, timeout_s: float = HELD_S_MAX, *, shared: bool = False) -> None:
         self._disk = disk
+        self._shared = shared
         self._timeout_s = timeout_s
         self._file: File | None = None
 
@@ -103,7 +105,7 @@ class HeldStart:
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                file.lock()
+                file.lock(shared=self._shared)
                 return
             except LockHeldError:
                 if time.monotonic() > deadline:

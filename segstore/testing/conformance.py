@@ -171,6 +171,31 @@ class DiskConformance:
         second.lock()
         second.close()
 
+    def test_a_shared_lock_keeps_out_who_wants_the_file_alone(self, disk: Disk) -> None:
+        """And nobody else that shares it."""
+        first = disk.open("lock", write=True, create=True)
+        first.lock(shared=True)
+        second = disk.open("lock")
+        second.lock(shared=True)
+        alone = disk.open("lock", write=True)
+        for sharing in (first, second):
+            try:
+                alone.lock()
+            except LockHeldError:
+                sharing.close()
+            else:
+                raise AssertionError("a lock was taken that is shared")
+        alone.lock()
+        late = disk.open("lock")
+        try:
+            late.lock(shared=True)
+        except LockHeldError:
+            pass
+        else:
+            raise AssertionError("a lock was shared that somebody has alone")
+        alone.close()
+        late.close()
+
     def test_a_log_runs_on_it(self, disk: Disk) -> None:
         """Everything that a log does with a disk, and what it reads afterwards."""
         config = LogConfig.of(

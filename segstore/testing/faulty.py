@@ -222,10 +222,10 @@ class FaultyFile:
         self._disk.check("map", self.name)
         return FaultyMapping(self._disk, self._inner.map(size_bytes), self.name)
 
-    def lock(self) -> None:
+    def lock(self, *, shared: bool = False) -> None:
         """As inside, or a fault."""
         self._disk.check("lock", self.name)
-        self._inner.lock()
+        self._inner.lock(shared=shared)
 
     def close(self) -> None:
         """As inside; closing never fails."""

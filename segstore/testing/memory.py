@@ -72,7 +72,7 @@ class _Node:
         self.device = bytearray(data)
         self.unsynced: list[_Change] = []
         self.dropped_pages: set[int] = set()
-        self.locked_by: MemoryFile | None = None
+        self.locks: dict[MemoryFile, bool] = {}  # whether it is shared, by who holds it
         self.map_count = 0
         self.seen = b""  # the mapped bytes at the last look, while map_count is above 0
 
@@ -254,20 +254,20 @@ class MemoryFile:
             raise OSError(errno.EINVAL, "the file is shorter than its mapping", self.name)
         return MemoryMapping(self._disk, node, size_bytes, write=self._is_writable)
 
-    def lock(self) -> None:
+    def lock(self, *, shared: bool = False) -> None:
         """Lock until closed."""
         node = self._open_node()
-        if node.locked_by not in (None, self):
+        others = [is_shared for file, is_shared in node.locks.items() if file is not self]
+        if others and not (shared and all(others)):
             raise LockHeldError(bytes(node.data[:200]).decode("ascii", "replace") or "a writer")
-        node.locked_by = self
+        node.locks[self] = shared
 
     def close(self) -> None:
         """Close, and let go of the lock."""
         node, self._node = self._node, None
         if node is not None:
             self._disk.open_file_count -= 1
-            if node.locked_by is self:
-                node.locked_by = None
+            node.locks.pop(self, None)
 
     def __del__(self) -> None:
         self.close()
