@@ -169,18 +169,21 @@ def once_more(error: SegstoreError) -> SegstoreError:
 
 
 @contextmanager
-def storage_errors(what: str) -> Iterator[None]:
-    """Say what a failed system call kept from being done."""
+def storage_errors(what: str, *, if_denied: str = "") -> Iterator[None]:
+    """Say what a failed system call kept from being done, and what to do where it is forbidden."""
     try:
         yield
     except SegstoreError:
         raise
     except OSError as error:
-        raise storage_error(error, what) from error
+        raise storage_error(error, what, if_denied=if_denied) from error
 
 
-def storage_error(error: OSError, what: str) -> StorageError:
+def storage_error(error: OSError, what: str, *, if_denied: str = "") -> StorageError:
     """The error for a failed system call: what it kept from being done, and why."""
     if isinstance(error.filename, str) and error.filename not in what:
         what += f": {error.filename}"
-    return StorageError(error.errno or errno.EIO, f"{what}: {error.strerror or repr(error)}")
+    what += f": {error.strerror or repr(error)}"
+    if if_denied and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        what += f"; {if_denied}"
+    return StorageError(error.errno or errno.EIO, what)

@@ -1,7 +1,11 @@
 """The operating system as a disk.
 
-Files are 0600 and directories 0700 whatever the umask. Data files are opened without following
-links and must be regular: a FIFO would block for ever.
+Directories are made 0700 and files 0600, whatever the umask. Where the group of the directory may
+read and enter it, new files belong to that group and have the group bits of the directory, so that
+`mkdir` and `chmod` say who else reads. The world gets nothing: 0755 is what a plain `mkdir` leaves,
+which is no decision to show the records to everybody.
+
+Data files are opened without following links and must be regular: a FIFO would block for ever.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ from segstore.format.buffers import Buffer
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 
+_GROUP_ENTERS = stat.S_IRGRP | stat.S_IXGRP
+_GROUP_SHARES = stat.S_IRGRP | stat.S_IWGRP
 _IOV_MAX = 1024
 _LOCK_NOTE_BYTES_MAX = 200
 # Of Linux on 64 bits, where alone there is btrfs: ioctl_iflags(2).
@@ -256,8 +262,22 @@ class OsDisk(Handle):
         if not stat.S_ISREG(os.fstat(file.descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", name)
         if create:
-            os.fchmod(file.descriptor, FILE_MODE)
+            os.fchmod(file.descriptor, FILE_MODE | self._shared_with_group(file.descriptor))
         return file
+
+    def _shared_with_group(self, descriptor: int) -> int:
+        """Give a new file to the directory's group; the mode bits that this group gets.
+
+        Where it can't be given, it gets none: a file must not be opened to another group.
+        """
+        directory = os.fstat(self._in_use().descriptor)
+        if directory.st_mode & _GROUP_ENTERS != _GROUP_ENTERS:
+            return 0
+        try:
+            os.fchown(descriptor, -1, directory.st_gid)
+        except OSError:  # the writer is no member, and the directory has no setgid bit
+            return 0
+        return directory.st_mode & _GROUP_SHARES
 
     def rename(self, name: str, new_name: str) -> None:
         """Renameat."""

@@ -104,7 +104,8 @@ def open_log(
             f"config is a LogConfig or the path of a TOML file, not {type(config).__name__}; "
             "single options are arguments of their own"
         )
-    with storage_errors(f"{os.fspath(path)} can't be opened"):
+    hint = "it may still be open to reading (mode='r')" if mode == "a" else ""
+    with storage_errors(f"{os.fspath(path)} can't be opened", if_denied=hint):
         if mode == "r" and not is_directory(path):
             raise LogNotFoundError(f"{os.fspath(path)} is no directory, so there is no log to read")
         disk = OsDisk(path, create=mode == "a")
@@ -607,7 +608,11 @@ class Log(Handle):
 
         reader = self._reading()
         with (
-            storage_errors(f"consumer {name!r} can't be opened"),
+            storage_errors(
+                f"consumer {name!r} of {self.path} can't be opened",
+                if_denied="a consumer writes to the directory of the log; who may only read keeps "
+                "the next offset elsewhere, and starts read() or follow() there",
+            ),
             HeldStart(self._disk, shared=True) as held,
             held,
         ):
