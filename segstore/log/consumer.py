@@ -19,7 +19,7 @@ from segstore.errors import (
 from segstore.format.batch import Record
 from segstore.format.fileheader import KIND_CONSUMER, FileHeader
 from segstore.format.names import consumer_file, parse_consumer_file
-from segstore.log.reading import LogReader, checked_int
+from segstore.log.reading import LogReader, OnDamage, checked_int
 from segstore.log.startoffset import HeldStart
 from segstore.segment.checkpointfile import CheckpointFile, look_into
 from segstore.segment.doorbell import Doorbell
@@ -119,13 +119,27 @@ class Consumer(Handle):
         """How many records retention took before this consumer had read them, in all."""
         return self._file.current.lost_count
 
-    def poll(self, max_records: int = 500, timeout: float | None = 0.0) -> list[Record]:
+    def poll(
+        self,
+        max_records: int = 500,
+        timeout: float | None = 0.0,
+        *,
+        errors: OnDamage = "raise",
+    ) -> list[Record]:
         """The next records, at most `max_records`; empty if none came within `timeout` seconds.
 
         Returns as soon as there is one; `timeout` None waits for ever. Records that retention has
         taken are passed over and counted in `lost_count`.
 
+        Args:
+            max_records: 1 or more.
+            timeout: in seconds.
+            errors: "raise" a CorruptionError at damage, or "skip" the records it took, which the
+                log's `stats` count. The position is then behind them, and so is what `commit`
+                stores: they count as processed.
+
         Raises:
+            ConfigError: `errors` is another word.
             CorruptionError: damage; `seek` to its ``offsets.stop`` to go on behind it.
             LogClosedError: the consumer was closed.
         """
@@ -135,17 +149,21 @@ class Consumer(Handle):
         taken: list[Record] = []
         while self._bell.wait(self._has_more, timeout):
             try:
-                taken += self._records(max_records)
+                offsets = self._offsets(max_records)
+                taken += self._reader.records(offsets, errors)
+                end = offsets.stop  # which may be behind damage that was skipped
             except OffsetOutOfRangeError:
                 if not taken:
                     continue  # retention or a truncation was faster
+                end = taken[-1].offset + 1
             except CorruptionError:  # the records before it first; the next poll meets it
                 if not taken:
                     raise
-            break
-        # Only now: what an error or Ctrl-C kept from being returned has to come again.
-        if taken:
-            self._position = taken[-1].offset + 1
+                end = taken[-1].offset + 1
+            # Only now: what an error or Ctrl-C kept from being returned has to come again.
+            self._position = end
+            if taken:
+                break
         return taken
 
     def __iter__(self) -> Iterator[Record]:
@@ -220,7 +238,7 @@ class Consumer(Handle):
     def _take(self) -> Iterator[Record]:
         while True:
             try:
-                for record in self._records(None):
+                for record in self._reader.records(self._offsets(None), "raise"):
                     self._position = record.offset + 1
                     yield record
                 return
@@ -228,8 +246,8 @@ class Consumer(Handle):
                 if self._position >= self._reader.view.start_offset():
                     raise
 
-    def _records(self, max_records: int | None) -> Iterator[Record]:
-        """The records from the position on, which stays where it is unless retention is ahead."""
+    def _offsets(self, max_records: int | None) -> range:
+        """What to read next, from the position on, which moves only if retention is ahead."""
         start = self._reader.view.start_offset()
         if self._position < start:
             what = f"consumer {self.name!r} can't go on at offset {start}"
@@ -238,7 +256,7 @@ class Consumer(Handle):
                 self._move(max(self.committed, start), self.lost_count + start - self._position)
                 self._position = start
         stop = None if max_records is None else self._position + max_records
-        return self._reader.records(self._reader.bounds(self._position, stop), "raise")
+        return self._reader.bounds(self._position, stop)
 
     def _catch_up(self) -> None:
         """Where it was moved back, know of it; whoever calls is in `HeldStart`."""

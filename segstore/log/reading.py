@@ -298,6 +298,8 @@ class LogReader:
             if attempt == 1 or (attempt < ATTEMPTS_MAX and self._look_for(offset) != looked_at):
                 continue
             lost = self._lost(offset, stop, missing)
+            if errors == "skip":  # and counts: what is behind the stop was not asked for
+                lost = range(offset, min(lost.stop, stop))
             offset = self._report(lost, missing, errors)
             attempt = 0
 

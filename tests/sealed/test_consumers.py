@@ -15,6 +15,7 @@ import pytest
 
 import segstore
 from segstore import (
+    ConfigError,
     ConsumerLockedError,
     CorruptionError,
     Log,
@@ -241,6 +242,54 @@ def test_records_read_before_damage_are_not_lost_with_it(path: str) -> None:
             assert consumer.position == 40
             consumer.seek(caught.value.offsets.stop)
             assert [r.offset for r in consumer.poll(100)] == list(range(41, 60))
+
+
+@pytest.mark.parametrize("max_records", [1, 3, 7, 1000])
+@pytest.mark.parametrize("damaged", [range(1), range(17, 30), range(55, 60), range(60)])
+def test_poll_goes_past_damage_on_request_and_commit_keeps_it_behind(
+    path: str, max_records: int, damaged: range
+) -> None:
+    with open_log(path) as log:
+        for value in lines(60):
+            log.append(value, durability="durable")
+        file = Path(log.segments()[0].path)
+        data = bytearray(file.read_bytes())
+        for offset in damaged:
+            data[data.index(lines(60)[offset])] ^= 1
+        file.write_bytes(data)
+        left = [offset for offset in range(60) if offset not in damaged]
+        with log.consumer("one") as consumer:
+            got: list[int] = []
+            while records := consumer.poll(max_records, errors="skip"):
+                assert len(records) <= max_records
+                got += [record.offset for record in records]
+                assert consumer.position > got[-1]
+            assert got == left
+            assert (consumer.position, consumer.lost_count) == (60, 0)
+            assert log.stats().damaged_records == len(damaged)  # each of them once
+            log.append(b"after")
+            assert [record.value for record in consumer.poll(errors="skip")] == [b"after"]
+            consumer.commit()
+            assert consumer.committed == 61
+            log.append(b"once more")
+            with pytest.raises(ConfigError, match="'raise' or 'skip'"):
+                consumer.poll(errors="ignore")  # type: ignore[arg-type]
+        with log.consumer("one") as consumer:
+            assert [record.offset for record in consumer.poll()] == [61]
+
+
+def test_poll_that_skips_waits_behind_damage_at_the_end(path: str) -> None:
+    with open_log(path) as log:
+        for value in lines(10):
+            log.append(value, durability="durable")
+        file = Path(log.segments()[0].path)
+        data = bytearray(file.read_bytes())
+        data[data.index(lines(10)[9])] ^= 1
+        file.write_bytes(data)
+        with log.consumer("one", start=9) as consumer:
+            assert consumer.poll(errors="skip", timeout=0.01) == []
+            threading.Timer(0.1, log.append, [b"late"]).start()
+            assert [r.offset for r in consumer.poll(errors="skip", timeout=20)] == [10]
 
 
 def test_retention_that_overtakes_is_counted(path: str) -> None:
