@@ -31,7 +31,7 @@ class ConsumerInfo(NamedTuple):
     Attributes:
         name: its name.
         committed: its committed offset: the first it has not processed.
-        lag: how many records it has not committed (`Consumer.lag` counts from its position).
+        lag: how many records are behind its committed offset, up to the log end offset.
         lost_count: how many records retention took before it had committed them, in all.
     """
 
@@ -39,6 +39,11 @@ class ConsumerInfo(NamedTuple):
     committed: int
     lag: int
     lost_count: int
+
+
+def lag(committed: int, start_offset: int, end_offset: int) -> int:
+    """How many of the records that there are a consumer has not committed."""
+    return max(0, end_offset - max(committed, start_offset))
 
 
 class Consumer(Handle):
@@ -110,9 +115,12 @@ class Consumer(Handle):
 
     @property
     def lag(self) -> int:
-        """How many records are behind the position, up to the log end offset."""
+        """How many records are behind the committed offset, up to the log end offset.
+
+        What `poll` has yet to give is ``log.end_offset - consumer.position``.
+        """
         view = self._reader.view
-        return max(0, view.end_offset() - max(self._position, view.start_offset()))
+        return lag(self.committed, view.start_offset(), view.end_offset())
 
     @property
     def lost_count(self) -> int:
@@ -333,8 +341,10 @@ def hold_back(disk: Disk, end_offset: int, now: int) -> None:
             with suppress(FileNotFoundError):  # removed meanwhile
                 file = CheckpointFile.open(disk, consumer_file(name), KIND_CONSUMER, write=True)
                 if file is not None:
-                    file.prove()  # it may have been written and never synced
-                    file.move(end_offset, now)
+                    # Unless it is another's, who registered the name in between.
+                    if file.current.value > end_offset:
+                        file.prove()  # it may have been written and never synced
+                        file.move(end_offset, now)
                     file.close()
 
 

@@ -625,7 +625,7 @@ class Log(Handle):
         Raises:
             LogClosedError: the log was closed.
         """
-        from segstore.log.consumer import ConsumerInfo, registered
+        from segstore.log.consumer import ConsumerInfo, lag, registered
 
         view = self._view()
         end, start = view.end_offset(), view.start_offset()
@@ -634,7 +634,7 @@ class Log(Handle):
                 ConsumerInfo(
                     name,
                     committed,
-                    max(0, end - max(committed, start)),
+                    lag(committed, start, end),
                     lost + max(0, start - committed),
                 )
                 for name, (committed, lost) in sorted(registered(self._disk).items())
@@ -643,13 +643,21 @@ class Log(Handle):
     def remove_consumer(self, name: str) -> bool:
         """Forget a consumer, so that retention no longer waits for it; True if there was one.
 
+        Works in both modes, also while another process writes: its next pass of retention finds
+        the consumer gone.
+
         Raises:
             ConsumerLockedError: somebody holds it.
-            ReadOnlyError, LogClosedError: as for `append`.
+            ValueError: `name` is not a valid one.
+            StorageError: its file can't be removed.
+            LogClosedError: the log was closed.
         """
-        self._appending()
+        self._reading()
         file_name = consumer_file(name)
-        with storage_errors(f"consumer {name!r} can't be removed"):
+        with storage_errors(
+            f"consumer {name!r} of {self.path} can't be removed",
+            if_denied="that takes the right to write to the directory of the log",
+        ):
             try:
                 return CheckpointFile.remove(self._disk, file_name)
             except LockHeldError:

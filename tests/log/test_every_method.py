@@ -33,6 +33,7 @@ READING: dict[str, Callable[[Log], object]] = {
     "verify": Log.verify,
     "stats": Log.stats,
     "consumer": lambda log: log.consumer("two").close(),
+    "remove_consumer": lambda log: log.remove_consumer("one"),
 }
 WRITING: dict[str, Callable[[Log], object]] = {
     "append": lambda log: log.append(b"x"),
@@ -46,7 +47,6 @@ WRITING: dict[str, Callable[[Log], object]] = {
     "repair": Log.repair,
     "trim": lambda log: log.trim(10),
     "truncate": lambda log: log.truncate(200),
-    "remove_consumer": lambda log: log.remove_consumer("one"),
 }
 
 

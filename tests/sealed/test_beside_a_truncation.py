@@ -66,6 +66,21 @@ def once(
     monkeypatch.setattr(owner, name, call)
 
 
+def once_behind(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, step: Callable[[], object]
+) -> None:
+    """Have `step` done once, behind the first call of a function."""
+    real = getattr(owner, name)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(owner, name, real)
+        found = real(*arguments, **options)
+        step()
+        return found
+
+    monkeypatch.setattr(owner, name, call)
+
+
 def cut_back(log: Log) -> None:
     log.truncate(299)
     log.append_many(NEW[300:500])
@@ -405,6 +420,22 @@ def test_retention_is_passed_over_by_iterating_a_consumer(log: Log, reader: Log)
                 log.trim(500)
         assert found[-100:] == list(range(500, 600))
         assert consumer.lost_count == 500 - (found[-101] + 1)
+
+
+def test_a_name_taken_again_in_the_middle_of_a_truncation_stays_where_it_begins(
+    log: Log, monkeypatch: Any
+) -> None:
+    with log.consumer("one") as consumer:
+        consumer.commit(log.end_offset)
+
+    def come_back() -> None:
+        assert log.remove_consumer("one")
+        log.consumer("one", start=7).close()
+
+    # What a truncation takes the consumers that it moves back from.
+    once_behind(monkeypatch, consumer_module, "registered", come_back)
+    log.truncate(20)
+    assert log.consumers()[0].committed == 7
 
 
 def test_a_name_removed_by_two_and_taken_again_is_left_alone(log: Log, monkeypatch: Any) -> None:

@@ -50,8 +50,9 @@ def test_poll_commit_and_come_back(log: Log) -> None:
     with log.consumer("one") as consumer:
         first = consumer.poll(100)
         assert [r.offset for r in first] == list(range(100))
-        assert (consumer.position, consumer.committed, consumer.lag) == (100, 0, 200)
+        assert (consumer.position, consumer.committed, consumer.lag) == (100, 0, 300)
         consumer.commit()
+        assert consumer.lag == log.consumers()[0].lag == 200
         consumer.poll(50)
         assert (consumer.position, consumer.committed) == (150, 100)
     with log.consumer("one") as consumer:  # what was not committed comes again
@@ -88,8 +89,7 @@ def test_seek_by_offset_and_by_time(log: Log) -> None:
         assert consumer.poll(1)[0].offset == 120
         assert consumer.seek(timestamp=1250) == 250
         assert consumer.seek(timestamp=10**9) == 300
-        assert consumer.lag == 0
-        assert consumer.committed == 0
+        assert (consumer.position, consumer.lag, consumer.committed) == (300, 300, 0)
         for outside in (-1, 301):
             with pytest.raises(OffsetOutOfRangeError):
                 consumer.seek(outside)
@@ -144,6 +144,21 @@ with log.consumer("two") as two:
     assert log.remove_consumer("one")
     assert not log.remove_consumer("one")
     log.consumer("one").close()
+
+
+def test_a_consumer_is_removed_in_either_mode(log: Log) -> None:
+    with open_log(log.path, "r") as reader:
+        consumer = reader.consumer("one")
+        with pytest.raises(ConsumerLockedError):
+            reader.remove_consumer("one")
+        consumer.close()
+        assert reader.remove_consumer("one")
+        assert not log.remove_consumer("one")
+        with pytest.raises(ValueError, match="consumer name"):
+            reader.remove_consumer("../start")
+    with pytest.raises(LogClosedError):
+        reader.remove_consumer("one")
+    assert log.consumers() == ()
 
 
 def test_a_killed_holder_lets_go_and_its_records_come_again(log: Log) -> None:
