@@ -14,13 +14,19 @@ import rich_click as click
 
 import segstore
 from segstore.cli import output
+from segstore.cli.jsonrecords import LINE_BYTES_MAX, Columns, columns_of
 from segstore.cli.lines import NO_NEWLINE_KEY, LineTooLongError, split_lines
 from segstore.cli.writing import open_any
 from segstore.config import parse_size
 from segstore.errors import SegstoreError
+from segstore.format.framelayout import RECORD_BYTES_MAX
 
 BATCH_LINES = 16_384
 FAILED = 1
+
+
+class _NoRecordError(Exception):
+    """A line of JSON is no record."""
 
 
 def size_option(text: str) -> int:
@@ -48,6 +54,9 @@ def size_option(text: str) -> int:
     show_default=True,
     help="Append at most so many lines at once.",
 )
+@click.option(
+    "--json", "is_json", is_flag=True, help="Take one JSON object a line, as cat --json prints it."
+)
 @click.pass_context
 def append(
     ctx: click.Context,
@@ -56,12 +65,13 @@ def append(
     durable: bool,
     segment_size: int | None,
     batch_lines: int,
+    is_json: bool,
 ) -> None:
     """Append the lines of FILE, or of stdin, to LOG, which is created if there is none.
 
-    A record is a line without its newline. Prints the offsets the lines got, first and last, as
-    FIRST..LAST; nothing for an input without lines. Lines are appended as they arrive, so this
-    also works behind `tail -f`.
+    A record is a line without its newline, or with --json the value, key and timestamp that the
+    line gives. Prints the offsets the lines got, first and last, as FIRST..LAST; nothing for an
+    input without lines. Lines are appended as they arrive, so this also works behind `tail -f`.
     """
     options: dict[str, Any] = {}
     if segment_size is not None:
@@ -73,25 +83,34 @@ def append(
     try:
         with open_any(log, **options) as target, _progress(descriptor) as advance:
             first = end = target.end_offset
-            for batch in split_lines(lambda size: _read(descriptor, size, file)):
+            limit_bytes = LINE_BYTES_MAX if is_json else RECORD_BYTES_MAX
+            for batch in split_lines(lambda size: _read(descriptor, size, file), limit_bytes):
                 lines = batch.lines
                 keys = None if batch.is_ended else [NO_NEWLINE_KEY]
                 for start in range(0, len(lines), batch_lines):
                     part = lines[start : start + batch_lines]
-                    end = target.append_many(part, keys=keys, durability=level).stop
-                line_count += len(lines)
+                    found = columns_of(part) if is_json else Columns(part, keys)
+                    end = target.append_many(
+                        found.values,
+                        keys=found.keys,
+                        timestamps=found.timestamps,
+                        durability=level,
+                    ).stop
+                    line_count += len(found.values)
+                    if found.reason is not None:
+                        raise _NoRecordError(f"is no record: {found.reason}")
                 advance(batch.size_bytes)
-    except LineTooLongError as error:
+    except (LineTooLongError, _NoRecordError) as error:
         output.complain(
-            f"line {line_count + 1} is longer than a record can be ({error.limit_bytes} bytes); "
-            f"the lines before it were appended ({line_count}), it and what follows were not"
+            f"line {line_count + 1} {error}; the lines before it were appended ({line_count}), it "
+            f"and what follows were not"
         )
         ctx.exit(FAILED)
     except BaseException:
         # What a failure or Ctrl-C interrupted may have left lines that nobody told of yet.
         if first is not None:
-            with suppress(SegstoreError), segstore.open(log, "r") as found:
-                end = max(end, found.end_offset)
+            with suppress(SegstoreError), segstore.open(log, "r") as reader:
+                end = max(end, reader.end_offset)
         raise
     finally:
         # An input that is started again has to go on behind these.

@@ -8,8 +8,9 @@ import rich_click as click
 
 import segstore
 from segstore.cli import output
+from segstore.cli.jsonrecords import json_lines
 from segstore.cli.lines import join_lines
-from segstore.cli.reading import DamageTally, json_lines
+from segstore.cli.reading import DamageTally
 from segstore.cli.times import age_option, time_option
 from segstore.format.batch import RecordBatch
 

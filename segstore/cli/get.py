@@ -6,8 +6,8 @@ import rich_click as click
 
 import segstore
 from segstore.cli import output
+from segstore.cli.jsonrecords import as_json
 from segstore.cli.lines import as_line
-from segstore.cli.reading import as_json
 
 
 @click.command()

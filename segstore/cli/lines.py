@@ -29,21 +29,18 @@ class Lines(NamedTuple):
 
 
 class LineTooLongError(Exception):
-    """A line is too long for a record; the lines before it have all been given.
-
-    Attributes:
-        limit_bytes: how long it may be.
-    """
+    """A line is too long for a record; the lines before it have all been given."""
 
     def __init__(self, limit_bytes: int) -> None:
-        super().__init__(limit_bytes)
-        self.limit_bytes = limit_bytes
+        super().__init__(f"is longer than a record can be ({limit_bytes} bytes)")
 
 
-def split_lines(read: Callable[[int], bytes]) -> Iterator[Lines]:
+def split_lines(
+    read: Callable[[int], bytes], limit_bytes: int = RECORD_BYTES_MAX
+) -> Iterator[Lines]:
     """The lines that `read` gives, as soon as their newlines are there.
 
-    Memory stays at one block and one line, however long the input is.
+    Memory stays at one block and one line of at most `limit_bytes`, however long the input is.
 
     Raises:
         LineTooLongError: see there.
@@ -55,7 +52,7 @@ def split_lines(read: Callable[[int], bytes]) -> Iterator[Lines]:
         lines = block.split(b"\n")
         rest = lines.pop()
         if lines and pieces:
-            _check_size(piece_bytes + len(lines[0]))
+            _check_size(piece_bytes + len(lines[0]), limit_bytes)
             lines[0] = b"".join((*pieces, lines[0]))
         if lines:
             yield Lines(lines, True, len(block))
@@ -63,9 +60,9 @@ def split_lines(read: Callable[[int], bytes]) -> Iterator[Lines]:
         if rest:
             pieces.append(rest)
             piece_bytes += len(rest)
-            _check_size(piece_bytes)
+            _check_size(piece_bytes, limit_bytes)
     if pieces:
-        _check_size(piece_bytes, RECORD_BYTES_MAX - len(NO_NEWLINE_KEY))
+        _check_size(piece_bytes, limit_bytes - len(NO_NEWLINE_KEY))
         yield Lines([b"".join(pieces)], False, 0)
 
 
@@ -89,6 +86,6 @@ def as_line(record: Record) -> bytes:
     return record.value if record.key == NO_NEWLINE_KEY else record.value + b"\n"
 
 
-def _check_size(size_bytes: int, limit_bytes: int = RECORD_BYTES_MAX) -> None:
+def _check_size(size_bytes: int, limit_bytes: int) -> None:
     if size_bytes > limit_bytes:
         raise LineTooLongError(limit_bytes)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import segstore
 from segstore.cli import output
 from segstore.errors import CorruptionError
-from segstore.format.batch import Record, RecordBatch
+from segstore.format.batch import RecordBatch
 
 _T = TypeVar("_T")
 
@@ -54,19 +52,3 @@ class DamageTally:
     def _report(self, lost: range, where: str) -> None:
         self.record_count += len(lost)
         output.complain(f"{where}; offsets {lost.start}..{lost.stop - 1} can't be read, going on")
-
-
-def as_json(record: Record) -> dict[str, Any]:
-    """One record for JSON; bytes that are no UTF-8 go as base64 under another name."""
-    found: dict[str, Any] = {"offset": record.offset, "timestamp": record.timestamp}
-    for name, data in (("key", record.key), ("value", record.value)):
-        try:
-            found[name] = None if data is None else data.decode()
-        except UnicodeDecodeError:
-            found[f"{name}_base64"] = base64.b64encode(data or b"").decode()
-    return found
-
-
-def json_lines(batch: RecordBatch) -> bytes:
-    """A batch as JSON, one object a line."""
-    return "".join(json.dumps(as_json(record)) + "\n" for record in batch.records()).encode()

@@ -6,8 +6,9 @@ import rich_click as click
 
 import segstore
 from segstore.cli import output
+from segstore.cli.jsonrecords import as_json, json_lines
 from segstore.cli.lines import as_line, join_lines
-from segstore.cli.reading import DamageTally, as_json, json_lines
+from segstore.cli.reading import DamageTally
 from segstore.cli.times import age_option
 
 FAILED = 1
