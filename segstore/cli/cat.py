@@ -10,11 +10,10 @@ import segstore
 from segstore.cli import output
 from segstore.cli.jsonrecords import json_lines
 from segstore.cli.lines import join_lines
-from segstore.cli.reading import DamageTally
+from segstore.cli.reading import OFFSET, DamageTally
 from segstore.cli.times import age_option, time_option
 from segstore.format.batch import RecordBatch
 
-OFFSET = click.IntRange(min=0)
 FAILED = 1
 
 

@@ -8,9 +8,9 @@ import segstore
 from segstore.cli import output
 from segstore.cli.jsonrecords import as_json
 from segstore.cli.lines import as_line
+from segstore.cli.reading import OFFSET
 
 FAILED = 1
-OFFSET = click.IntRange(min=0)
 
 
 @click.command()
@@ -36,8 +36,10 @@ def find(
     """
     try:
         wanted = bytes.fromhex(key) if is_hex else key.encode(errors="surrogateescape")
-    except ValueError as error:
-        raise click.UsageError(f"{key!r} is not hexadecimal: {error}") from None
+    except ValueError:
+        raise click.UsageError(
+            f"{key!r} is not hexadecimal; write two digits a byte, as 6b3a"
+        ) from None
     with segstore.open(log, "r") as source:
         for record in source.find(wanted, start, stop, errors="skip"):
             if is_json:

@@ -8,11 +8,12 @@ import segstore
 from segstore.cli import output
 from segstore.cli.jsonrecords import as_json
 from segstore.cli.lines import as_line
+from segstore.cli.reading import OFFSET
 
 
 @click.command()
 @click.argument("log", metavar="LOG")
-@click.argument("offset", metavar="OFFSET", type=click.IntRange(min=0))
+@click.argument("offset", metavar="OFFSET", type=OFFSET)
 @click.option("--json", "is_json", is_flag=True, help="Print a JSON object.")
 @click.option("--raw", is_flag=True, help="Print the value with nothing behind.")
 def get(log: str, offset: int, is_json: bool, raw: bool) -> None:

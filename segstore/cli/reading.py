@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import rich_click as click
+
 import segstore
 from segstore.cli import output
 from segstore.errors import CorruptionError
 from segstore.format.batch import RecordBatch
 
 _T = TypeVar("_T")
+
+
+class _Offset(click.IntRange):
+    name = "offset"  # as a message calls what is none
+
+
+OFFSET = _Offset(min=0)
 
 
 class DamageTally:

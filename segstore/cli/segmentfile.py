@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from segstore.disk import OsDisk
+from segstore.disk import OsDisk, is_directory
 from segstore.disk.real import OsFile
 from segstore.errors import SegstoreError
 from segstore.format.chunk import LZ4_MAGIC
@@ -67,6 +67,8 @@ class SegmentFile:
             UnsupportedFormatError: it is of a later format version.
             OSError: it can't be read.
         """
+        if is_directory(path):
+            raise NotASegmentError(f"{path} is a directory; name one of the .log files in it")
         disk = _OneFile(path)
         named = parse_segment_file(os.path.basename(path))
         start = disk.open("").read(FILE_HEADER_BYTES, 0)

@@ -13,6 +13,8 @@ from segstore.config import parse_age
 _NS_PER_S = 10**9
 _NS_MIN, _NS_MAX = -(2**63), 2**63 - 1
 _SECONDS = re.compile(r"-?[0-9]+(\.[0-9]*)?", re.ASCII)
+# As seconds these are of before 1971: hardly what anybody means.
+_DATE_WITHOUT_DASHES = re.compile(r"(19|20)[0-9]{2}([0-9]{4})?", re.ASCII)
 _NANOSECONDS = re.compile(r"(-?[0-9]+)ns", re.ASCII)
 
 
@@ -27,6 +29,11 @@ def parse_time(text: str) -> int:
     text = text.strip()
     if match := _NANOSECONDS.fullmatch(text):
         time_ns = int(match[1])
+    elif _DATE_WITHOUT_DASHES.fullmatch(text):
+        raise ValueError(
+            f"{text!r} could mean a date; write it with dashes, as '2026-01-31', or {text}.0 for "
+            f"seconds since the epoch"
+        )
     elif _SECONDS.fullmatch(text):
         time_ns = int(Decimal(text) * _NS_PER_S)
         if not _NS_MIN <= time_ns <= _NS_MAX:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import rich_click as click
 
 from segstore.cli import output
+from segstore.cli.reading import OFFSET
 from segstore.cli.times import time_option
 from segstore.cli.writing import open_existing
 
 
 @click.command()
 @click.argument("log", metavar="LOG")
-@click.argument("before", metavar="[OFFSET]", type=click.IntRange(min=0), required=False)
+@click.argument("before", metavar="[OFFSET]", type=OFFSET, required=False)
 @click.option("--before-time", type=time_option, metavar="TIME",
               help="Up to the first record of this time or later.")  # fmt: skip
 def trim(log: str, before: int | None, before_time: int | None) -> None:

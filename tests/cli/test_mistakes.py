@@ -108,6 +108,9 @@ def test_a_stdout_that_can_not_be_written_to_is_a_failure(cli, arguments, closin
         ("cat", "log", "--from-time", "yesterday"),
         ("cat", "log", "--from-time", "1795351782651328446"),
         ("cat", "log", "--from-time", "9999-12-31"),
+        ("cat", "log", "--from-time", "2026"),
+        ("cat", "log", "--from-time", "20260131"),
+        ("find", "log", "--hex", "zz"),
         ("cat", "log", "--from", "0", "--from-time", "0"),
         ("cat", "log", "--to", "0", "--to-time", "0"),
         ("cat", "log", "--raw", "--json"),
@@ -120,6 +123,31 @@ def test_wrong_usage_is_exit_code_2(cli, arguments):
     with segstore.open(cli.directory / "log") as log:
         log.append(b"x")
     assert cli(*arguments, expect=2).stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("get", "log", "x"), b"'x' is not a valid offset"),
+        (("find", "log", "--hex", "6b3"), b"two digits a byte"),
+        (("cat", "log", "--from-time", "2026"), b"2026.0 for seconds"),
+    ],
+)
+def test_wrong_usage_is_told_what_to_write(cli, arguments, words):
+    wide = {**os.environ, "COLUMNS": "300"}
+    assert words in cli(*arguments, expect=2, env=wide).stderr
+
+
+def test_a_directory_is_no_segment_file(cli):
+    cli("append", "log", stdin=b"a\n")
+    done = cli("dump", "log", expect=1)
+    assert done.stderr == b"segstore: log is a directory; name one of the .log files in it\n"
+
+
+@pytest.mark.parametrize("seconds", ["0", "1769860800", "2026.0", "20260131.0", "-5", "1000"])
+def test_seconds_are_a_time(cli, seconds):
+    cli("append", "log", stdin=b"a\n")
+    assert cli("cat", "log", f"--from-time={seconds}").stdout == b"a\n"
 
 
 def test_a_bad_environment_variable_is_exit_code_2(cli):
