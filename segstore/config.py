@@ -199,7 +199,7 @@ def _age_of_text(text: str) -> float:
 
     seconds = timeparse(text)
     if seconds is None:
-        raise ValueError(f"{text!r} is not an age such as '7d' or '1h30m'")
+        raise ValueError(f"{text!r} is not an age such as '7d', '1h30m' or, in seconds, '0.1'")
     if search("M(?![A-Za-z])", text):  # the parser takes it for minutes
         raise ValueError(f"{text!r} could mean months; write 'm' for minutes, or days, as '30d'")
     return float(seconds)
