@@ -31,6 +31,9 @@
 #ifdef Py_GIL_DISABLED
 #error "the kernel relies on the GIL; a free-threaded build uses the Python loops"
 #endif
+#if SIZEOF_SIZE_T < 8
+#error "two columns of up to 2 GiB are added up in Py_ssize_t"
+#endif
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the kernel stores numbers as they are in memory, and the format is little-endian"
 #endif
@@ -69,10 +72,18 @@ state_of(PyObject *module)
     return (KernelState *)PyModule_GetState(module);
 }
 
-/* Rule 1: let Python answer. */
+/* Rule 1: let Python answer, and find any error once more, but for an interrupt, or a lack of memory
+   that may be over by then. */
 static PyObject *
 hand_over(PyObject *module, int function, PyObject *const *args, Py_ssize_t nargs)
 {
+    if (PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception) ||
+            PyErr_ExceptionMatches(PyExc_MemoryError)) {
+            return NULL;
+        }
+        PyErr_Clear();
+    }
     return PyObject_Vectorcall(state_of(module)->specification[function], args, (size_t)nargs,
                                NULL);
 }
@@ -478,14 +489,7 @@ split_column(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         }
         PyBuffer_Release(&data);
     }
-    if (values == NULL) {
-        if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
-            return NULL;
-        }
-        PyErr_Clear();
-        return hand_over(module, SPLIT_COLUMN, args, 5);
-    }
-    return values;
+    return values != NULL ? values : hand_over(module, SPLIT_COLUMN, args, nargs);
 }
 
 /* Whether instances are tuples of four items and nothing else, so that they can be made here. */
@@ -638,14 +642,7 @@ make_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         }
         close_times(&times);
     }
-    if (records == NULL) {
-        if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
-            return NULL;
-        }
-        PyErr_Clear();
-        return hand_over(module, MAKE_RECORDS, args, 5);
-    }
-    return records;
+    return records != NULL ? records : hand_over(module, MAKE_RECORDS, args, nargs);
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -954,10 +951,6 @@ join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (frame != NULL) {
         return joined(&header, frame);
     }
-    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
-        return NULL;
-    }
-    PyErr_Clear();
     /* Without `ends`: another thread may have changed the list since it was measured. */
     PyObject *arguments[10];
     memcpy(arguments, args, sizeof arguments);
@@ -1133,24 +1126,22 @@ read_value(int descriptor, int64_t position, const char *data, const Head *head,
     return PyBytes_FromStringAndSize(blocks + start - blocks_start, stop - start);
 }
 
-/* The last index entry at or below a relative offset, and its place in *place; -1 for none, -2
-   without an exception where that is not for here. */
+/* The last index entry at or below a relative offset, and its place in *place; -1, perhaps with an
+   exception, where the specification has to look. */
 static Py_ssize_t
 find_place(PyObject *places, int64_t relative_offset, uint64_t *place)
 {
     Py_buffer buffer;
     if (relative_offset < 0 || relative_offset > UINT32_MAX ||
         PyObject_GetBuffer(places, &buffer, PyBUF_CONTIG_RO | PyBUF_FORMAT) < 0) {
-        PyErr_Clear();
-        return -2;
+        return -1;
     }
-    Py_ssize_t low = -2;
+    Py_ssize_t low = -1;
     if (buffer.ndim == 1 && buffer.itemsize == 8 && buffer.format != NULL &&
         strcmp(buffer.format, "Q") == 0) {
         const unsigned char *data = buffer.buf;
         uint64_t wanted = (uint64_t)relative_offset << 32 | UINT32_MAX;
         Py_ssize_t high = buffer.len / 8;
-        low = -1;
         while (high - low > 1) {
             Py_ssize_t middle = low + (high - low) / 2;
             if (load_word(data + 8 * middle) <= wanted) {
@@ -1239,10 +1230,7 @@ read_record(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             Py_DECREF(head);
         }
     }
-    if (record != NULL || PyErr_Occurred()) {
-        return record;
-    }
-    return hand_over(module, READ_RECORD, args, 7);
+    return record != NULL ? record : hand_over(module, READ_RECORD, args, nargs);
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -1363,8 +1351,7 @@ take_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         !PyList_CheckExact(args[4]) || !PyList_CheckExact(args[5]) ||
         !PyList_CheckExact(args[6]) || !PyMemoryView_Check(args[0]) ||
         PyObject_GetBuffer(args[0], &view, PyBUF_CONTIG_RO) < 0) {
-        PyErr_Clear();
-        return hand_over(module, TAKE_RECORDS, args, 7);
+        return hand_over(module, TAKE_RECORDS, args, nargs);
     }
     Py_ssize_t taken = 0;
     if (view.ndim == 1 && view.itemsize == 1 && position < view.len) {

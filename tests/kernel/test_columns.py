@@ -159,6 +159,27 @@ def test_lists_that_a_buffer_of_timestamps_empties_are_not_read_beyond_their_end
         compiled.join_frame(values, None, 0, 500, Times("q", range(500)), keys, *FIELDS)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="only C code gives out buffers")
+@pytest.mark.parametrize("name", ["split_column", "make_records", "join_frame"])
+def test_an_interrupt_while_a_buffer_is_made_is_not_lost(compiled, name):
+    class Numbers(array.array):
+        def __buffer__(self, flags):
+            if not interrupts:
+                interrupts.append(KeyboardInterrupt())
+                raise interrupts[0]
+            return super().__buffer__(flags)
+
+    interrupts = []
+    numbers = Numbers("q", [0])
+    arguments = {
+        "split_column": (numbers, 0, 0, 1, 8),
+        "make_records": (Record, 1, numbers, None, [b"x"]),
+        "join_frame": ([b"x"], None, 0, 1, numbers, None, *FIELDS),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        getattr(compiled, name)(*arguments[name])
+
+
 keys_columns = st.none() | st.lists(st.none() | st.binary(max_size=20), max_size=40)
 
 
