@@ -25,6 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <structmember.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -1369,58 +1370,22 @@ take_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 /* Of more records the slow way costs each next to nothing. */
 #define BATCH_COUNT_MAX 512
 
-/* Bytes that a memoryview shows. What is held is the object under it, never the view: the garbage
-   collector of CPython crashes on a view that is part of a cycle and still exported. */
-typedef struct {
-    unsigned char *data;
-    Py_ssize_t size;
-    Py_ssize_t item_size;
-    Py_buffer holder; /* .obj is NULL where nothing is held */
-} Memory;
-
+/* The bytes that a memoryview shows, by another view of them: theirs may be released at any time. */
 static bool
-open_memory(Memory *memory, PyObject *view, int flags)
+open_memory(Py_buffer *memory, PyObject *theirs, int flags)
 {
-    Py_buffer shown;
-    if (!PyMemoryView_Check(view)) {
-        PyErr_Format(PyExc_TypeError, "expected a memoryview, not %s", Py_TYPE(view)->tp_name);
-        return false;
-    }
-    if (PyObject_GetBuffer(view, &shown, flags) < 0) {
-        return false;
-    }
-    memory->data = shown.buf;
-    memory->size = shown.len;
-    memory->item_size = shown.itemsize;
-    PyObject *base = PyMemoryView_GET_BASE(view);
-    if (base == NULL || PyMemoryView_Check(base) ||
-        PyObject_GetBuffer(base, &memory->holder, flags) < 0) {
-        memory->holder.obj = NULL;
-    }
-    PyBuffer_Release(&shown);
-    if (memory->holder.obj == NULL) {
-        if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_TypeError, "the memoryview is not of an object");
-        }
-        return false;
-    }
-    const unsigned char *start = memory->holder.buf;
-    if (memory->data < start ||
-        memory->data + memory->size > start + memory->holder.len) {
-        PyErr_SetString(PyExc_ValueError, "the object under the memoryview has other bytes");
-        return false;
-    }
-    return true;
+    PyObject *ours = PyMemoryView_FromObject(theirs);
+    bool is_open = ours != NULL && PyObject_GetBuffer(ours, memory, flags) == 0;
+    Py_XDECREF(ours);
+    return is_open;
 }
 
 static void
-release_memory(Memory *memory)
+release_memory(Py_buffer *memory)
 {
-    if (memory->holder.obj != NULL) {
-        PyBuffer_Release(&memory->holder);
-    }
-    memory->data = NULL;
-    memory->size = 0;
+    PyBuffer_Release(memory);
+    memory->buf = NULL;
+    memory->len = 0;
 }
 
 /* One record in memory, up to the drain. */
@@ -1466,8 +1431,8 @@ extend(Column *column, const void *data, Py_ssize_t size)
 
 typedef struct {
     PyObject_HEAD
-    Memory view;
-    Memory bell;
+    Py_buffer view; /* the tail; of no size once it was released */
+    Py_buffer bell;
     PyObject *append_slowly;
     PyObject *append_many_slowly;
     PyObject *ring;
@@ -1478,6 +1443,7 @@ typedef struct {
     Column records; /* of Staged */
     Column values;
     Column keys;
+    Py_ssize_t staged_count;
     bool has_keys;
     Py_ssize_t position;
     Py_ssize_t limit;
@@ -1489,12 +1455,12 @@ typedef struct {
     bool is_open;
 } TailBuffer;
 
-/* How many bytes fit behind the last frame; below 0 for a position behind the end. */
+/* How many bytes fit behind the last frame: none where the position is not among the frames. */
 static inline Py_ssize_t
 room_of(const TailBuffer *self)
 {
-    Py_ssize_t end = self->limit < self->view.size ? self->limit : self->view.size;
-    return end - self->position;
+    Py_ssize_t end = self->limit < self->view.len ? self->limit : self->view.len;
+    return self->position >= FRAMES_POSITION && self->position < end ? end - self->position : 0;
 }
 
 static inline Py_ssize_t
@@ -1523,12 +1489,18 @@ frame_size(PyObject *value, PyObject *key, Py_ssize_t room)
     return size <= room ? size : -1;
 }
 
-/* How many zero bytes go behind a frame that ends there: a word, but for the end of the tail. */
-static inline size_t
-zeros_behind(const TailBuffer *self, const unsigned char *end)
+/* Zeros behind a frame that ends there: a word, but for the end of the tail. */
+static inline void
+store_zeros(const TailBuffer *self, unsigned char *end)
 {
-    Py_ssize_t left = self->view.data + self->view.size - end;
-    return (size_t)(left < WORD_BYTES ? left : WORD_BYTES);
+    Py_ssize_t left = (unsigned char *)self->view.buf + self->view.len - end;
+    memset(end, 0, (size_t)(left < WORD_BYTES ? left : WORD_BYTES));
+}
+
+static inline unsigned char *
+frame_place(const TailBuffer *self)
+{
+    return (unsigned char *)self->view.buf + self->position;
 }
 
 typedef uint64_t __attribute__((may_alias)) Word;
@@ -1551,9 +1523,9 @@ publish(unsigned char *at, uint64_t magic_and_crc)
 static void
 put_frame(TailBuffer *self, const char *frame, Py_ssize_t size)
 {
-    unsigned char *at = self->view.data + self->position;
+    unsigned char *at = frame_place(self);
     memcpy(at + CRC_START, frame + CRC_START, (size_t)(size - CRC_START));
-    memset(at + size, 0, zeros_behind(self, at + size));
+    store_zeros(self, at + size);
     publish(at, load_word((const unsigned char *)frame));
     self->position += size;
 }
@@ -1566,7 +1538,7 @@ ring(const TailBuffer *self)
        stored first and then the bell read. The fence keeps that order, without which both sides
        could miss each other. */
     atomic_thread_fence(memory_order_seq_cst);
-    if (*(const volatile uint32_t *)self->bell.data == 0) {
+    if (*(const volatile uint32_t *)self->bell.buf == 0) {
         return true;
     }
     PyObject *result = PyObject_CallNoArgs(self->ring);
@@ -1607,6 +1579,7 @@ stage_one(TailBuffer *self, PyObject *value, PyObject *key, int64_t time)
         .has_key = key != NULL,
     };
     extend(&self->records, &record, sizeof record);
+    self->staged_count += 1;
 }
 
 /* NULL for none. */
@@ -1615,12 +1588,6 @@ key_at(PyObject *keys, Py_ssize_t index)
 {
     PyObject *key = keys == NULL ? Py_None : PyList_GET_ITEM(keys, index);
     return key == Py_None ? NULL : key;
-}
-
-static inline Py_ssize_t
-staged_count(const TailBuffer *self)
-{
-    return self->records.size / (Py_ssize_t)sizeof(Staged);
 }
 
 /* `key` is NULL for a record without one; `size` is that of the frame. */
@@ -1650,13 +1617,13 @@ append_plain(TailBuffer *self, PyObject *value, PyObject *key, int64_t time, Py_
         .value_end = (int32_t)PyBytes_GET_SIZE(value),
         .key_end = key == NULL ? 0 : (int32_t)PyBytes_GET_SIZE(key),
     };
-    unsigned char *at = self->view.data + self->position, *end = at + head_size(key);
+    unsigned char *at = frame_place(self), *end = at + head_size(key);
     memcpy(at + CRC_START, (const char *)&frame + CRC_START, (size_t)(end - at - CRC_START));
     if (key != NULL) {
         end = store_bytes(end, key);
     }
     end = store_bytes(end, value);
-    memset(end, 0, zeros_behind(self, end));
+    store_zeros(self, end);
     uint64_t crc = crc32c(at + CRC_START, (size_t)(size - CRC_START));
     publish(at, crc << 32 | FRAME_MAGIC);
     self->position += size;
@@ -1723,10 +1690,6 @@ parse_append(const char *const *names, PyObject *const *args, Py_ssize_t nargs, 
 static PyObject *
 ask_slowly(PyObject *function, PyObject *const *found, PyObject *keyword_names)
 {
-    if (function == NULL) {
-        PyErr_SetString(PyExc_ValueError, "the buffer was taken apart");
-        return NULL;
-    }
     return PyObject_Vectorcall(function, found, 1, keyword_names);
 }
 
@@ -1757,20 +1720,6 @@ TailBuffer_append(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs, PyO
     return ask_slowly(self->append_slowly, found, self->keyword_names);
 }
 
-PyDoc_STRVAR(has_room_doc, "has_room($self, size_bytes, /)\n--\n\n"
-                           "Whether a frame of that size fits behind the last.");
-
-static PyObject *
-TailBuffer_has_room(TailBuffer *self, PyObject *size_bytes)
-{
-    int overflow;
-    long long size = PyLong_AsLongLongAndOverflow(size_bytes, &overflow);
-    if (size == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    return PyBool_FromLong(overflow < 0 || (overflow == 0 && size <= room_of(self)));
-}
-
 PyDoc_STRVAR(store_doc,
              "store($self, frame, /)\n--\n\n"
              "Put a frame behind the last; whoever calls stages its records and counts them.");
@@ -1797,7 +1746,7 @@ static bool
 has_keys_from(const TailBuffer *self, Py_ssize_t start)
 {
     const Staged *records = (const Staged *)self->records.data;
-    for (Py_ssize_t i = start; i < staged_count(self); i++) {
+    for (Py_ssize_t i = start; i < self->staged_count; i++) {
         if (records[i].has_key) {
             return true;
         }
@@ -1872,7 +1821,7 @@ TailBuffer_stage(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
 static PyObject *
 ends_of(const TailBuffer *self, bool of_keys)
 {
-    Py_ssize_t count = staged_count(self);
+    Py_ssize_t count = self->staged_count;
     PyObject *ends = PyBytes_FromStringAndSize(NULL, 8 * (count + 1));
     if (ends == NULL) {
         return NULL;
@@ -1988,9 +1937,9 @@ TailBuffer_join_frame(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
     if (PyErr_Occurred()) {
         return NULL;
     }
-    if (start < 0 || stop <= start || stop > staged_count(self)) {
+    if (start < 0 || stop <= start || stop > self->staged_count) {
         PyErr_Format(PyExc_ValueError, "there are no records %zd to %zd among %zd", start, stop,
-                     staged_count(self));
+                     self->staged_count);
         return NULL;
     }
     FrameHeader header;
@@ -2039,17 +1988,18 @@ append_batch(TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times
         Py_XDECREF(offsets);
         return NULL;
     }
+    const Py_ssize_t start = self->staged_count;
     const Py_ssize_t kept[] = {self->records.size, self->values.size, self->keys.size};
     const bool had_keys = self->has_keys;
     FrameHeader header;
     PyObject *frame = NULL;
     if (stage_all(self, values, keys, times, wall_clock())) {
-        Py_ssize_t start = kept[0] / (Py_ssize_t)sizeof(Staged);
-        frame = join_staged(self, start, staged_count(self), first, has_keys_from(self, start),
+        frame = join_staged(self, start, self->staged_count, first, has_keys_from(self, start),
                             &header);
     }
     if (frame == NULL || PyBytes_GET_SIZE(frame) > self->batch_bytes_max ||
         PyBytes_GET_SIZE(frame) > room_of(self)) {
+        self->staged_count = start;
         self->records.size = kept[0];
         self->values.size = kept[1];
         self->keys.size = kept[2];
@@ -2093,7 +2043,7 @@ TailBuffer_append_many(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs
 static void
 start_over(TailBuffer *self)
 {
-    self->records.size = self->values.size = self->keys.size = 0;
+    self->staged_count = self->records.size = self->values.size = self->keys.size = 0;
     self->has_keys = false;
     self->position = FRAMES_POSITION;
 }
@@ -2161,41 +2111,41 @@ TailBuffer_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
         !open_memory(&self->bell, bell, PyBUF_CONTIG_RO)) {
         goto error;
     }
-    if (self->view.item_size != 1) {
+    if (self->view.itemsize != 1) {
         PyErr_SetString(PyExc_ValueError, "view is not of bytes");
         goto error;
     }
-    if (self->bell.item_size != 4 || self->bell.size < 4 || (uintptr_t)self->bell.data % 4) {
+    if (self->bell.itemsize != 4 || self->bell.len < 4 || (uintptr_t)self->bell.buf % 4) {
         PyErr_SetString(PyExc_ValueError, "bell is not an aligned u32");
         goto error;
     }
-    self->limit = self->view.size;
+    self->limit = self->view.len;
     return (PyObject *)self;
 error:
     Py_DECREF(self);
     return NULL;
 }
 
+/* The views are left out: CPython's collector crashes on one that is part of a cycle and still
+   exported, and so takes them for held from outside. What is under them does not refer back. */
 static int
 TailBuffer_traverse(TailBuffer *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->view.holder.obj);
-    Py_VISIT(self->bell.holder.obj);
     Py_VISIT(self->append_slowly);
     Py_VISIT(self->append_many_slowly);
     Py_VISIT(self->ring);
     return 0;
 }
 
-/* Cycles go through the two callables. The buffers stay, so that no method finds them gone. */
+/* Cycles go through the callables. None in their place, so that no method finds them gone. */
 static int
 TailBuffer_clear(TailBuffer *self)
 {
     self->is_open = false;
-    Py_CLEAR(self->append_slowly);
-    Py_CLEAR(self->append_many_slowly);
-    Py_CLEAR(self->ring);
+    Py_XSETREF(self->append_slowly, Py_NewRef(Py_None));
+    Py_XSETREF(self->append_many_slowly, Py_NewRef(Py_None));
+    Py_XSETREF(self->ring, Py_NewRef(Py_None));
     return 0;
 }
 
@@ -2204,152 +2154,32 @@ TailBuffer_dealloc(TailBuffer *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    TailBuffer_clear(self);
+    Py_XDECREF(self->append_slowly);
+    Py_XDECREF(self->append_many_slowly);
+    Py_XDECREF(self->ring);
     PyMem_Free(self->records.data);
     PyMem_Free(self->values.data);
     PyMem_Free(self->keys.data);
-    Py_CLEAR(self->keyword_names);
-    Py_CLEAR(self->many_keyword_names);
+    Py_XDECREF(self->keyword_names);
+    Py_XDECREF(self->many_keyword_names);
     release_buffers(self);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
 }
 
-static bool
-is_deleted(PyObject *value)
-{
-    if (value == NULL) {
-        PyErr_SetString(PyExc_AttributeError, "an attribute of a TailBuffer can't be deleted");
-        return true;
-    }
-    return false;
-}
+#define FIELD(name, type, flags) {#name, type, offsetof(TailBuffer, name), flags, NULL}
 
-static PyObject *
-get_is_open(TailBuffer *self, void *Py_UNUSED(closure))
-{
-    return PyBool_FromLong(self->is_open);
-}
-
-static int
-set_is_open(TailBuffer *self, PyObject *value, void *Py_UNUSED(closure))
-{
-    if (is_deleted(value)) {
-        return -1;
-    }
-    int truth = PyObject_IsTrue(value);
-    if (truth < 0) {
-        return -1;
-    }
-    if (truth && self->append_slowly == NULL) {
-        PyErr_SetString(PyExc_ValueError, "the buffer was taken apart");
-        return -1;
-    }
-    self->is_open = truth;
-    return 0;
-}
-
-static inline Py_ssize_t *
-size_at(TailBuffer *self, void *closure)
-{
-    return (Py_ssize_t *)((char *)self + (size_t)closure);
-}
-
-static PyObject *
-get_size(TailBuffer *self, void *closure)
-{
-    return PyLong_FromSsize_t(*size_at(self, closure));
-}
-
-static int
-set_size(TailBuffer *self, PyObject *value, void *closure)
-{
-    if (is_deleted(value)) {
-        return -1;
-    }
-    Py_ssize_t size = PyLong_AsSsize_t(value);
-    if (size == -1 && PyErr_Occurred()) {
-        return -1;
-    }
-    if (size < 0) {
-        PyErr_SetString(PyExc_ValueError, "a place in the tail is not below 0");
-        return -1;
-    }
-    *size_at(self, closure) = size;
-    return 0;
-}
-
-static inline uint64_t *
-unsigned_at(TailBuffer *self, void *closure)
-{
-    return (uint64_t *)((char *)self + (size_t)closure);
-}
-
-static PyObject *
-get_unsigned(TailBuffer *self, void *closure)
-{
-    return PyLong_FromUnsignedLongLong(*unsigned_at(self, closure));
-}
-
-static int
-set_unsigned(TailBuffer *self, PyObject *value, void *closure)
-{
-    if (is_deleted(value)) {
-        return -1;
-    }
-    unsigned long long number = PyLong_AsUnsignedLongLong(value);
-    if (number == (unsigned long long)-1 && PyErr_Occurred()) {
-        return -1;
-    }
-    *unsigned_at(self, closure) = number;
-    return 0;
-}
-
-static PyObject *
-get_append_time(TailBuffer *self, void *Py_UNUSED(closure))
-{
-    return PyLong_FromLongLong(self->append_time);
-}
-
-static int
-set_append_time(TailBuffer *self, PyObject *value, void *Py_UNUSED(closure))
-{
-    if (is_deleted(value)) {
-        return -1;
-    }
-    long long number = PyLong_AsLongLong(value);
-    if (number == -1 && PyErr_Occurred()) {
-        return -1;
-    }
-    self->append_time = number;
-    return 0;
-}
-
-static PyObject *
-get_staged_count(TailBuffer *self, void *Py_UNUSED(closure))
-{
-    return PyLong_FromSsize_t(staged_count(self));
-}
-
-static PyObject *
-get_has_keys(TailBuffer *self, void *Py_UNUSED(closure))
-{
-    return PyBool_FromLong(self->has_keys);
-}
-
-#define FIELD(name) ((void *)offsetof(TailBuffer, name))
-
-static PyGetSetDef tail_buffer_attributes[] = {
-    {"is_open", (getter)get_is_open, (setter)set_is_open, NULL, NULL},
-    {"position", (getter)get_size, (setter)set_size, NULL, FIELD(position)},
-    {"limit", (getter)get_size, (setter)set_size, NULL, FIELD(limit)},
-    {"batch_bytes_max", (getter)get_size, (setter)set_size, NULL, FIELD(batch_bytes_max)},
-    {"next_offset", (getter)get_unsigned, (setter)set_unsigned, NULL, FIELD(next_offset)},
-    {"durable_offset", (getter)get_unsigned, (setter)set_unsigned, NULL, FIELD(durable_offset)},
-    {"append_time", (getter)get_append_time, (setter)set_append_time, NULL, NULL},
-    {"staged_count", (getter)get_staged_count, NULL, NULL, NULL},
-    {"has_keys", (getter)get_has_keys, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL},
+static PyMemberDef tail_buffer_members[] = {
+    FIELD(is_open, T_BOOL, 0),
+    FIELD(position, T_PYSSIZET, 0),
+    FIELD(limit, T_PYSSIZET, 0),
+    FIELD(batch_bytes_max, T_PYSSIZET, 0),
+    FIELD(next_offset, T_ULONGLONG, 0),
+    FIELD(durable_offset, T_ULONGLONG, 0),
+    FIELD(append_time, T_LONGLONG, 0),
+    FIELD(staged_count, T_PYSSIZET, READONLY),
+    FIELD(has_keys, T_BOOL, READONLY),
+    {NULL, 0, 0, 0, NULL},
 };
 
 /* Through void (*)(void), because a method may have any of several types. */
@@ -2359,7 +2189,6 @@ static PyMethodDef tail_buffer_methods[] = {
     {"append", METHOD(TailBuffer_append), METH_FASTCALL | METH_KEYWORDS, append_doc},
     {"append_many", METHOD(TailBuffer_append_many), METH_FASTCALL | METH_KEYWORDS,
      append_many_doc},
-    {"has_room", METHOD(TailBuffer_has_room), METH_O, has_room_doc},
     {"store", METHOD(TailBuffer_store), METH_O, store_doc},
     {"stage", METHOD(TailBuffer_stage), METH_FASTCALL, stage_doc},
     {"ends", METHOD(TailBuffer_ends), METH_NOARGS, ends_doc},
@@ -2380,7 +2209,7 @@ static PyType_Slot tail_buffer_slots[] = {
     {Py_tp_dealloc, TailBuffer_dealloc},
     {Py_tp_traverse, TailBuffer_traverse},
     {Py_tp_clear, TailBuffer_clear},
-    {Py_tp_getset, tail_buffer_attributes},
+    {Py_tp_members, tail_buffer_members},
     {Py_tp_methods, tail_buffer_methods},
     {0, NULL},
 };

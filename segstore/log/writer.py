@@ -448,9 +448,9 @@ class LogWriter:
         # another thread made of them meanwhile may be less.
         size = max(len(frame), ends[-1])
         if len(frames) == 1 and size <= min(STAGED_FRAME_BYTES_MAX, self._batch_size_bytes):
-            if not buffer.has_room(size):
+            if buffer.position + size > buffer.limit:
                 self._drain()
-            if buffer.has_room(size):
+            if buffer.position + size <= buffer.limit:
                 times = [timestamps] * len(values) if isinstance(timestamps, int) else timestamps
                 self._is_unsettled = True
                 buffer.store(frame)

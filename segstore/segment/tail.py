@@ -445,10 +445,6 @@ class PythonTailBuffer:
                 self._ring()
             return offsets
 
-    def has_room(self, size_bytes: int) -> bool:
-        """Whether a frame of that size fits behind the last."""
-        return self.position + size_bytes <= self.limit
-
     def store(self, frame: Buffer) -> None:
         """Put a frame behind the last; whoever calls stages its records and counts them."""
         view = self._view

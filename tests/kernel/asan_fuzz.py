@@ -317,7 +317,7 @@ class Fuzz:
                     self.outcome(lambda b=b, v=value, o=options: b.append(v, **o)) for b in buffers
                 ]
             elif what < 0.85:
-                position = rng.randint(0, size + 20)
+                position = 4096 + rng.randint(0, 9020)
                 for buffer in buffers:
                     buffer.position = position
                 continue
@@ -341,7 +341,7 @@ class Fuzz:
                 found = [type(each) if each is None else each[0] for each in found]
             else:
                 frame = rng.randbytes(rng.randint(8, 100))
-                if buffers[0].has_room(len(frame)):
+                if buffers[0].position + len(frame) <= buffers[0].limit:
                     for buffer in buffers:
                         buffer.store(frame)
                 continue
