@@ -251,17 +251,6 @@ crc32c_of(PyObject *Py_UNUSED(module), PyObject *args, PyObject *keywords)
 /* ------------------------------------------------------------------------------------------ */
 /* Columns                                                                                     */
 
-static bool
-has_arguments(const char *name, Py_ssize_t given, Py_ssize_t wanted)
-{
-    if (given == wanted) {
-        return true;
-    }
-    PyErr_Format(PyExc_TypeError, "%s() takes %zd positional arguments but %zd were given", name,
-                 wanted, given);
-    return false;
-}
-
 /* Bytes as a memoryview of int64; takes the reference over. */
 static PyObject *
 as_numbers(PyObject *bytes)
@@ -472,8 +461,8 @@ PyDoc_STRVAR(split_column_doc,
 static PyObject *
 split_column(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!has_arguments("split_column", nargs, 5)) {
-        return NULL;
+    if (nargs != 5) {
+        return hand_over(module, SPLIT_COLUMN, args, nargs);
     }
     Py_ssize_t numbers[4];
     for (int i = 0; i < 4; i++) {
@@ -619,8 +608,8 @@ PyDoc_STRVAR(make_records_doc,
 static PyObject *
 make_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!has_arguments("make_records", nargs, 5)) {
-        return NULL;
+    if (nargs != 5) {
+        return hand_over(module, MAKE_RECORDS, args, nargs);
     }
     KernelState *state = state_of(module);
     PyObject *keys = args[3] == Py_None ? NULL : args[3];
@@ -751,8 +740,8 @@ typedef struct {
     Places places;
 } Frame;
 
-/* A frame with nothing in it but the zeros behind its columns; false, perhaps with an exception,
-   where it would be too large. Bytes are not tracked, so the collector does not run here. */
+/* A frame with zeros in it, but for the values; false, perhaps with an exception, where it would be
+   too large. Bytes are not tracked, so the collector does not run here. */
 static bool
 start_frame(Frame *frame, Shape shape)
 {
@@ -770,16 +759,7 @@ start_frame(Frame *frame, Shape shape)
     frame->data = PyBytes_AS_STRING(frame->bytes);
     frame->shape = shape;
     frame->places = places;
-    memset(frame->data + places.times_at - WORD_BYTES, 0, WORD_BYTES);
-    if (shape.attributes & HAS_KEYS) {
-        memset(frame->data + places.validity_at, 0,
-               (size_t)(places.key_offsets_at - places.validity_at));
-        memset(frame->data + places.key_data_at - WORD_BYTES, 0, WORD_BYTES);
-        pad(frame->data + places.key_data_at + shape.keys_size, shape.keys_size);
-    }
-    if (shape.has_checks) {
-        memset(frame->data + places.values_at - WORD_BYTES, 0, WORD_BYTES);
-    }
+    memset(frame->data, 0, (size_t)places.values_at);
     pad(frame->data + places.values_at + shape.values_size, shape.values_size);
     return true;
 }
@@ -849,12 +829,11 @@ size_of_items(PyObject *items, Py_ssize_t start, Py_ssize_t stop, int64_t limit,
     return size;
 }
 
-/* Items that were measured, as a column. */
+/* Items that were measured, as a column; its first offset is there, 0. */
 static void
 store_items(PyObject *items, Py_ssize_t start, Py_ssize_t stop, char *offset_at, char *at)
 {
     int32_t end = 0;
-    store_int32(offset_at, end);
     for (Py_ssize_t i = start; i < stop; i++) {
         PyObject *item = PyList_GET_ITEM(items, i);
         if (item != Py_None) {
@@ -923,8 +902,8 @@ PyDoc_STRVAR(join_frame_doc,
 static PyObject *
 join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!has_arguments("join_frame", nargs, 10)) {
-        return NULL;
+    if (nargs != 10) {
+        return hand_over(module, JOIN_FRAME, args, nargs);
     }
     PyObject *values = args[0], *keys = args[5] == Py_None ? NULL : args[5], *frame = NULL;
     int64_t start, stop, base_offset, append_time, log_tag, durable_offset;
@@ -966,15 +945,14 @@ typedef struct {
     Py_ssize_t values_size;
 } Head;
 
-enum { FOUND, WANTED, ASK_PYTHON };
-
-/* FOUND, or WANTED and how many bytes that takes. The checksum is for the caller. */
-static int
-lay_out_head(const char *data, Py_ssize_t size, Head *head, Py_ssize_t *wanted)
+/* How many bytes the head takes, or at least takes where they are more than those at hand; 0 where
+   it is not well formed. The checksum is for the caller. */
+static Py_ssize_t
+lay_out_head(const char *data, Py_ssize_t size, Head *head)
 {
     FrameHeader *header = &head->header;
     if (size < (Py_ssize_t)sizeof *header) {
-        return ASK_PYTHON;
+        return 0;
     }
     memcpy(header, data, sizeof *header);
     Py_ssize_t count = header->record_count;
@@ -982,16 +960,16 @@ lay_out_head(const char *data, Py_ssize_t size, Head *head, Py_ssize_t *wanted)
         header->attributes & ~(HAS_TIMESTAMPS | HAS_KEYS | HAS_NULL_KEYS) ||
         (header->attributes & HAS_NULL_KEYS && !(header->attributes & HAS_KEYS)) || count == 0 ||
         count > RECORD_COUNT_MAX || header->body_bytes > BODY_BYTES_MAX) {
-        return ASK_PYTHON;
+        return 0;
     }
     bool has_keys = header->attributes & HAS_KEYS;
     Shape shape = {.count = count, .attributes = header->attributes, .has_checks = true};
     /* The last offsets say how large the rest is. */
     Py_ssize_t offsets_size = 4 * (count + 1), offsets_at = (Py_ssize_t)sizeof *header;
     Py_ssize_t key_offsets_at = lay_out(&shape).key_offsets_at;
-    *wanted = (has_keys ? key_offsets_at : offsets_at) + offsets_size;
-    if (*wanted > size) {
-        return WANTED;
+    Py_ssize_t wanted = (has_keys ? key_offsets_at : offsets_at) + offsets_size;
+    if (wanted > size) {
+        return wanted;
     }
     int32_t values_end, keys_end = 0;
     memcpy(&values_end, data + offsets_at + offsets_size - 4, 4);
@@ -999,18 +977,14 @@ lay_out_head(const char *data, Py_ssize_t size, Head *head, Py_ssize_t *wanted)
         memcpy(&keys_end, data + key_offsets_at + offsets_size - 4, 4);
     }
     if (values_end < 0 || keys_end < 0) {
-        return ASK_PYTHON;
+        return 0;
     }
     shape.values_size = values_end;
     shape.keys_size = keys_end;
     head->values_size = padded(shape.values_size);
     head->places = lay_out(&shape);
-    *wanted = head->places.values_at;
-    if (*wanted + head->values_size !=
-        (Py_ssize_t)sizeof *header + (Py_ssize_t)header->body_bytes) {
-        return ASK_PYTHON;
-    }
-    return *wanted > size ? WANTED : FOUND;
+    Py_ssize_t frame_size = (Py_ssize_t)sizeof *header + (Py_ssize_t)header->body_bytes;
+    return head->places.values_at + head->values_size == frame_size ? head->places.values_at : 0;
 }
 
 PyDoc_STRVAR(decode_head_doc, "decode_head($module, data, log_tag, /)\n--\n\n"
@@ -1019,39 +993,28 @@ PyDoc_STRVAR(decode_head_doc, "decode_head($module, data, log_tag, /)\n--\n\n"
 static PyObject *
 decode_head(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!has_arguments("decode_head", nargs, 2)) {
-        return NULL;
+    int64_t tag = 0;
+    if (nargs != 2 || !PyBytes_CheckExact(args[0]) ||
+        (args[1] != Py_None && !is_int64(args[1], &tag))) {
+        return hand_over(module, DECODE_HEAD, args, nargs);
     }
-    unsigned long long tag = 0;
-    bool has_tag = args[1] != Py_None;
-    bool is_plain = PyBytes_CheckExact(args[0]) && (!has_tag || PyLong_CheckExact(args[1]));
-    if (is_plain && has_tag) {
-        tag = PyLong_AsUnsignedLongLong(args[1]);
-        PyErr_Clear(); /* a number too large is no tag either */
-    }
+    const char *data = PyBytes_AS_STRING(args[0]);
+    Py_ssize_t size = PyBytes_GET_SIZE(args[0]);
     Head head;
-    Py_ssize_t wanted = 0;
+    Py_ssize_t wanted = lay_out_head(data, size, &head);
     const FrameHeader *header = &head.header;
-    int found = ASK_PYTHON;
-    if (is_plain) {
-        const char *data = PyBytes_AS_STRING(args[0]);
-        found = lay_out_head(data, PyBytes_GET_SIZE(args[0]), &head, &wanted);
-        if (found != ASK_PYTHON && has_tag && header->log_tag != tag) {
-            found = ASK_PYTHON;
-        }
-        if (found == FOUND && crc32c((const unsigned char *)data + CRC_START,
-                                     (size_t)(head.places.values_at - CRC_START)) != header->crc) {
-            found = ASK_PYTHON;
-        }
+    if (wanted == 0 || (args[1] != Py_None && header->log_tag != tag)) {
+        return hand_over(module, DECODE_HEAD, args, nargs);
     }
-    if (found == WANTED) {
+    if (wanted > size) {
         return PyLong_FromSsize_t(wanted);
     }
-    if (found == ASK_PYTHON) {
-        return hand_over(module, DECODE_HEAD, args, 2);
+    if (crc32c((const unsigned char *)data + CRC_START, (size_t)(wanted - CRC_START)) !=
+        header->crc) {
+        return hand_over(module, DECODE_HEAD, args, nargs);
     }
     const Places *places = &head.places;
-    return Py_BuildValue("(y#KnLin(nnnnnn))", PyBytes_AS_STRING(args[0]), places->values_at,
+    return Py_BuildValue("(y#KnLin(nnnnnn))", data, wanted,
                          (unsigned long long)header->base_offset,
                          (Py_ssize_t)header->record_count, (long long)header->min_timestamp,
                          (int)header->attributes, head.values_size, places->times_at,
@@ -1177,8 +1140,8 @@ read_by_head(PyObject *tuple, int descriptor, int64_t position, PyObject *offset
     __builtin_prefetch(data + PyBytes_GET_SIZE(bytes) - 64);
     __builtin_prefetch(data + PyBytes_GET_SIZE(bytes) - 128);
     Head head;
-    Py_ssize_t wanted;
-    if (lay_out_head(data, PyBytes_GET_SIZE(bytes), &head, &wanted) != FOUND) {
+    Py_ssize_t wanted = lay_out_head(data, PyBytes_GET_SIZE(bytes), &head);
+    if (wanted == 0 || wanted > PyBytes_GET_SIZE(bytes)) {
         return NULL;
     }
     uint64_t place = (uint64_t)offset - head.header.base_offset;
@@ -1210,8 +1173,8 @@ PyDoc_STRVAR(read_record_doc,
 static PyObject *
 read_record(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!has_arguments("read_record", nargs, 7)) {
-        return NULL;
+    if (nargs != 7) {
+        return hand_over(module, READ_RECORD, args, nargs);
     }
     PyObject *heads = args[3], *record = NULL;
     int64_t descriptor, first_offset, offset;
@@ -1342,12 +1305,9 @@ PyDoc_STRVAR(take_records_doc,
 static PyObject *
 take_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!has_arguments("take_records", nargs, 7)) {
-        return NULL;
-    }
     Py_buffer view;
     int64_t position, offset, log_tag;
-    if (!is_int64(args[1], &position) || position < 0 || !is_int64(args[2], &offset) ||
+    if (nargs != 7 || !is_int64(args[1], &position) || position < 0 || !is_int64(args[2], &offset) ||
         offset < 0 || !is_int64(args[3], &log_tag) || log_tag < 0 || log_tag > UINT32_MAX ||
         !PyList_CheckExact(args[4]) || !PyList_CheckExact(args[5]) ||
         !PyList_CheckExact(args[6]) || !PyMemoryView_Check(args[0]) ||
@@ -1436,8 +1396,6 @@ typedef struct {
     PyObject *append_slowly;
     PyObject *append_many_slowly;
     PyObject *ring;
-    PyObject *keyword_names; /* of the one, and of the other */
-    PyObject *many_keyword_names;
     /* What is staged, as columns: the drain copies them and does no more. (References to the values
        would have it look at each of them again, when they are no longer in the cache.) */
     Column records; /* of Staged */
@@ -1642,55 +1600,29 @@ wall_clock(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-enum { VALUE, KEY, TIMESTAMP, DURABILITY, ARGUMENT_COUNT };
-static const char *const append_names[] = {"append", "value", "key", "timestamp", "durability"};
-static const char *const append_many_names[] = {"append_many", "values", "keys", "timestamps",
-                                                "durability"};
+enum { KEY, TIMESTAMP, DURABILITY, KEYWORD_COUNT };
+static const char *const append_keywords[] = {"key", "timestamp", "durability"};
+static const char *const append_many_keywords[] = {"keys", "timestamps", "durability"};
 
-/* The arguments by name, None for those left out; `names` starts with that of the method. */
+/* One argument in place, and what was given by name, NULL for what was not or is None; false for
+   any other call, and for one with a durability of its own. */
 static bool
 parse_append(const char *const *names, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
              PyObject **found)
 {
-    if (nargs > 1) {
-        PyErr_Format(PyExc_TypeError, "%s() takes 1 positional argument but %zd were given",
-                     names[0], nargs);
-        return false;
-    }
-    found[VALUE] = nargs == 1 ? args[0] : NULL;
-    Py_ssize_t keyword_count = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    for (Py_ssize_t i = 0; i < keyword_count; i++) {
+    Py_ssize_t given_count = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < given_count; i++) {
         PyObject *name = PyTuple_GET_ITEM(kwnames, i);
         int slot = 0;
-        while (slot < ARGUMENT_COUNT &&
-               PyUnicode_CompareWithASCIIString(name, names[slot + 1]) != 0) {
+        while (slot < KEYWORD_COUNT && PyUnicode_CompareWithASCIIString(name, names[slot]) != 0) {
             slot++;
         }
-        if (slot == ARGUMENT_COUNT) {
-            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", names[0],
-                         name);
+        if (slot == KEYWORD_COUNT) {
             return false;
         }
-        if (slot == VALUE && nargs == 1) {
-            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument '%s'", names[0],
-                         names[1]);
-            return false;
-        }
-        found[slot] = args[nargs + i];
+        found[slot] = args[nargs + i] == Py_None ? NULL : args[nargs + i];
     }
-    if (found[VALUE] == NULL) {
-        PyErr_Format(PyExc_TypeError, "%s() missing 1 required argument: '%s'", names[0],
-                     names[1]);
-        return false;
-    }
-    return true;
-}
-
-/* Let Python answer, with all the arguments. */
-static PyObject *
-ask_slowly(PyObject *function, PyObject *const *found, PyObject *keyword_names)
-{
-    return PyObject_Vectorcall(function, found, 1, keyword_names);
+    return nargs == 1 && found[DURABILITY] == NULL;
 }
 
 PyDoc_STRVAR(append_doc,
@@ -1700,24 +1632,18 @@ PyDoc_STRVAR(append_doc,
 static PyObject *
 TailBuffer_append(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *found[ARGUMENT_COUNT] = {NULL, Py_None, Py_None, Py_None};
-    if (nargs == 1 && kwnames == NULL) {
-        found[VALUE] = args[0];
-    }
-    else if (!parse_append(append_names, args, nargs, kwnames, found)) {
-        return NULL;
-    }
-    PyObject *value = found[VALUE], *key = found[KEY] == Py_None ? NULL : found[KEY];
-    bool has_time = found[TIMESTAMP] != Py_None;
+    PyObject *found[KEYWORD_COUNT] = {NULL};
     int64_t time = 0;
-    if (self->is_open && PyBytes_CheckExact(value) && (key == NULL || PyBytes_CheckExact(key)) &&
-        (!has_time || is_int64(found[TIMESTAMP], &time)) && found[DURABILITY] == Py_None) {
-        Py_ssize_t size = frame_size(value, key, room_of(self));
+    if (self->is_open && parse_append(append_keywords, args, nargs, kwnames, found) &&
+        PyBytes_CheckExact(args[0]) && (found[KEY] == NULL || PyBytes_CheckExact(found[KEY])) &&
+        (found[TIMESTAMP] == NULL || is_int64(found[TIMESTAMP], &time))) {
+        Py_ssize_t size = frame_size(args[0], found[KEY], room_of(self));
         if (size > 0) {
-            return append_plain(self, value, key, has_time ? time : wall_clock(), size);
+            time = found[TIMESTAMP] == NULL ? wall_clock() : time;
+            return append_plain(self, args[0], found[KEY], time, size);
         }
     }
-    return ask_slowly(self->append_slowly, found, self->keyword_names);
+    return PyObject_Vectorcall(self->append_slowly, args, (size_t)nargs, kwnames);
 }
 
 PyDoc_STRVAR(store_doc,
@@ -1741,44 +1667,44 @@ TailBuffer_store(TailBuffer *self, PyObject *frame)
     Py_RETURN_NONE;
 }
 
-/* Whether any of the staged records from `start` on has a key. */
-static bool
-has_keys_from(const TailBuffer *self, Py_ssize_t start)
-{
-    const Staged *records = (const Staged *)self->records.data;
-    for (Py_ssize_t i = start; i < self->staged_count; i++) {
-        if (records[i].has_key) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* All of them or none: false, perhaps with an exception. `times` is a list of numbers that fit, or
-   NULL where all are `time`. */
-static bool
-stage_all(TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times, int64_t time)
-{
-    Py_ssize_t count = PyList_GET_SIZE(values);
-    bool has_nulls;
-    int64_t size = size_of_items(values, 0, count, INT32_MAX, false, &has_nulls);
-    int64_t keys_size =
-        keys == NULL ? 0 : size_of_items(keys, 0, count, INT32_MAX, true, &has_nulls);
-    if (size < 0 || keys_size < 0 ||
-        !reserve_all(self, count, (Py_ssize_t)size, (Py_ssize_t)keys_size)) {
-        return false;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        stage_one(self, PyList_GET_ITEM(values, i), key_at(keys, i),
-                  times == NULL ? time : PyLong_AsLongLong(PyList_GET_ITEM(times, i)));
-    }
-    return true;
-}
-
 static inline bool
 is_list_of(PyObject *items, Py_ssize_t count)
 {
     return PyList_CheckExact(items) && PyList_GET_SIZE(items) == count;
+}
+
+/* Keep records for the drain, all of them or none: false, perhaps with an exception, where they are
+   not plain or the values or keys more than `limit` bytes. `times` is NULL where all are `time`. */
+static bool
+stage_all(TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times, int64_t time,
+          int64_t limit)
+{
+    Py_ssize_t count = PyList_GET_SIZE(values);
+    if ((keys != NULL && !is_list_of(keys, count)) ||
+        (times != NULL && !is_list_of(times, count))) {
+        return false;
+    }
+    bool has_nulls;
+    int64_t size = size_of_items(values, 0, count, limit, false, &has_nulls);
+    int64_t keys_size = keys == NULL ? 0 : size_of_items(keys, 0, count, limit, true, &has_nulls);
+    if (size < 0 || keys_size < 0) {
+        return false;
+    }
+    for (Py_ssize_t i = 0; times != NULL && i < count; i++) {
+        if (!is_int64(PyList_GET_ITEM(times, i), &time)) {
+            return false;
+        }
+    }
+    if (!reserve_all(self, count, (Py_ssize_t)size, (Py_ssize_t)keys_size)) {
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (times != NULL) {
+            is_int64(PyList_GET_ITEM(times, i), &time);
+        }
+        stage_one(self, PyList_GET_ITEM(values, i), key_at(keys, i), time);
+    }
+    return true;
 }
 
 PyDoc_STRVAR(stage_doc,
@@ -1786,31 +1712,16 @@ PyDoc_STRVAR(stage_doc,
              "Keep records for the drain whose frame was stored; all of them or none.");
 
 static PyObject *
-TailBuffer_stage(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
+TailBuffer_stage(TailBuffer *self, PyObject *args)
 {
-    if (!has_arguments("stage", nargs, 3)) {
+    PyObject *values, *times, *keys;
+    if (!PyArg_ParseTuple(args, "O!O!O:stage", &PyList_Type, &values, &PyList_Type, &times,
+                          &keys)) {
         return NULL;
     }
-    PyObject *values = args[0], *times = args[1], *keys = args[2] == Py_None ? NULL : args[2];
-    Py_ssize_t count = PyList_CheckExact(values) ? PyList_GET_SIZE(values) : -1;
-    if (count < 0 || !is_list_of(times, count) || (keys != NULL && !is_list_of(keys, count))) {
-        PyErr_SetString(PyExc_ValueError, "there must be as many timestamps and keys as values");
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        /* An int, and so no __index__ runs, which could append meanwhile. */
-        PyObject *time = PyList_GET_ITEM(times, i);
-        if (!PyLong_Check(time)) {
-            PyErr_SetString(PyExc_TypeError, "a timestamp is not an int");
-            return NULL;
-        }
-        if (PyLong_AsLongLong(time) == -1 && PyErr_Occurred()) {
-            return NULL;
-        }
-    }
-    if (!stage_all(self, values, keys, times, 0)) {
+    if (!stage_all(self, values, keys == Py_None ? NULL : keys, times, 0, INT32_MAX)) {
         if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_TypeError, "a value or a key is not bytes");
+            PyErr_SetString(PyExc_ValueError, "these records can't be staged");
         }
         return NULL;
     }
@@ -1858,7 +1769,7 @@ TailBuffer_ends(TailBuffer *self, PyObject *Py_UNUSED(nothing))
    runs the collector. */
 static PyObject *
 join_staged(const TailBuffer *self, Py_ssize_t start, Py_ssize_t stop, uint64_t base_offset,
-            bool has_keys, FrameHeader *header)
+            FrameHeader *header)
 {
     static const Staged nothing;
     const Staged *records = (const Staged *)self->records.data + start;
@@ -1867,7 +1778,7 @@ join_staged(const TailBuffer *self, Py_ssize_t start, Py_ssize_t stop, uint64_t 
     const Staged *last = records + shape.count - 1;
     shape.values_size = last->value_end - before->value_end;
     shape.keys_size = (Py_ssize_t)last->key_end - (Py_ssize_t)before->key_end;
-    shape.attributes = has_keys ? HAS_KEYS : 0;
+    shape.attributes = self->has_keys ? HAS_KEYS : 0;
     *header = (FrameHeader){
         .base_offset = base_offset,
         .append_time = self->append_time,
@@ -1880,7 +1791,7 @@ join_staged(const TailBuffer *self, Py_ssize_t start, Py_ssize_t stop, uint64_t 
         int64_t time = records[i].time;
         header->min_timestamp = time < header->min_timestamp ? time : header->min_timestamp;
         header->max_timestamp = time > header->max_timestamp ? time : header->max_timestamp;
-        if (has_keys && !records[i].has_key) {
+        if (self->has_keys && !records[i].has_key) {
             shape.attributes |= HAS_NULL_KEYS;
         }
     }
@@ -1891,23 +1802,21 @@ join_staged(const TailBuffer *self, Py_ssize_t start, Py_ssize_t stop, uint64_t 
         return PyErr_Occurred() ? NULL : PyErr_NoMemory();
     }
     const Places *places = &frame.places;
-    char *offset_at = frame.data + sizeof *header;
-    store_int32(offset_at, 0);
-    for (Py_ssize_t i = 0; i < shape.count; i++) {
-        store_int32(offset_at + 4 * (i + 1), records[i].value_end - before->value_end);
-    }
-    char *time_at = frame.data + places->times_at;
-    for (Py_ssize_t i = 0; has_times && i < shape.count; i++) {
-        memcpy(time_at + 8 * i, &records[i].time, 8);
-    }
-    offset_at = frame.data + places->key_offsets_at;
-    if (has_keys) {
-        store_int32(offset_at, 0);
-    }
-    for (Py_ssize_t i = 0; has_keys && i < shape.count; i++) {
-        store_int32(offset_at + 4 * (i + 1), (int32_t)(records[i].key_end - before->key_end));
-        if (shape.attributes & HAS_NULL_KEYS && records[i].has_key) {
-            set_valid(&frame, i);
+    char *offset_at = frame.data + sizeof *header, *time_at = frame.data + places->times_at;
+    char *key_offset_at = frame.data + places->key_offsets_at;
+    for (const Staged *record = records; record <= last; record++) {
+        offset_at += 4;
+        store_int32(offset_at, record->value_end - before->value_end);
+        if (has_times) {
+            memcpy(time_at, &record->time, 8);
+            time_at += 8;
+        }
+        if (self->has_keys) {
+            key_offset_at += 4;
+            store_int32(key_offset_at, (int32_t)(record->key_end - before->key_end));
+        }
+        if (shape.attributes & HAS_NULL_KEYS && record->has_key) {
+            set_valid(&frame, record - records);
         }
     }
     memcpy(frame.data + places->key_data_at, self->keys.data + before->key_end,
@@ -1923,18 +1832,11 @@ PyDoc_STRVAR(tail_join_frame_doc,
              "The frame of the staged records from `start` to below `stop`.");
 
 static PyObject *
-TailBuffer_join_frame(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
+TailBuffer_join_frame(TailBuffer *self, PyObject *args)
 {
-    if (!has_arguments("join_frame", nargs, 3)) {
-        return NULL;
-    }
-    Py_ssize_t start = PyLong_AsSsize_t(args[0]);
-    Py_ssize_t stop = PyErr_Occurred() ? -1 : PyLong_AsSsize_t(args[1]);
-    if (PyErr_Occurred()) {
-        return NULL;
-    }
-    unsigned long long base_offset = PyLong_AsUnsignedLongLong(args[2]);
-    if (PyErr_Occurred()) {
+    Py_ssize_t start, stop;
+    long long base_offset;
+    if (!PyArg_ParseTuple(args, "nnL:join_frame", &start, &stop, &base_offset)) {
         return NULL;
     }
     if (start < 0 || stop <= start || stop > self->staged_count) {
@@ -1943,31 +1845,8 @@ TailBuffer_join_frame(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     FrameHeader header;
-    PyObject *frame = join_staged(self, start, stop, base_offset, self->has_keys, &header);
+    PyObject *frame = join_staged(self, start, stop, (uint64_t)base_offset, &header);
     return frame == NULL ? NULL : joined(&header, frame);
-}
-
-/* Whether these can go into the tail as one frame, by what they hold. */
-static bool
-is_plain_batch(const TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times)
-{
-    Py_ssize_t count = PyList_GET_SIZE(values);
-    if (!self->is_open || (keys != NULL && !is_list_of(keys, count)) ||
-        (times != NULL && !is_list_of(times, count))) {
-        return false;
-    }
-    for (Py_ssize_t i = 0; times != NULL && i < count; i++) {
-        int64_t time;
-        if (!is_int64(PyList_GET_ITEM(times, i), &time)) {
-            return false;
-        }
-    }
-    int64_t limit = self->batch_bytes_max;
-    bool has_nulls;
-    int64_t size = size_of_items(values, 0, count, limit, false, &has_nulls);
-    int64_t keys_size =
-        size < 0 || keys == NULL ? 0 : size_of_items(keys, 0, count, limit, true, &has_nulls);
-    return size >= 0 && keys_size >= 0;
 }
 
 /* The offsets of records that were appended together; NULL, perhaps with an exception, where the
@@ -1983,20 +1862,21 @@ append_batch(TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times
     PyObject *offsets = PyObject_CallFunction((PyObject *)&PyRange_Type, "KK",
                                               (unsigned long long)first, (unsigned long long)stop);
     /* That may have run the collector, and it anything; from here on nothing does. */
-    if (offsets == NULL || self->next_offset != first || !is_list_of(values, count) ||
-        !is_plain_batch(self, values, keys, times)) {
+    if (offsets == NULL || !self->is_open || self->next_offset != first ||
+        !is_list_of(values, count)) {
         Py_XDECREF(offsets);
         return NULL;
     }
     const Py_ssize_t start = self->staged_count;
     const Py_ssize_t kept[] = {self->records.size, self->values.size, self->keys.size};
     const bool had_keys = self->has_keys;
+    self->has_keys = false; /* and then whether one of these has */
     FrameHeader header;
     PyObject *frame = NULL;
-    if (stage_all(self, values, keys, times, wall_clock())) {
-        frame = join_staged(self, start, self->staged_count, first, has_keys_from(self, start),
-                            &header);
+    if (stage_all(self, values, keys, times, wall_clock(), self->batch_bytes_max)) {
+        frame = join_staged(self, start, self->staged_count, first, &header);
     }
+    self->has_keys |= had_keys;
     if (frame == NULL || PyBytes_GET_SIZE(frame) > self->batch_bytes_max ||
         PyBytes_GET_SIZE(frame) > room_of(self)) {
         self->staged_count = start;
@@ -2025,19 +1905,14 @@ static PyObject *
 TailBuffer_append_many(TailBuffer *self, PyObject *const *args, Py_ssize_t nargs,
                        PyObject *kwnames)
 {
-    PyObject *found[ARGUMENT_COUNT] = {NULL, Py_None, Py_None, Py_None};
-    if (!parse_append(append_many_names, args, nargs, kwnames, found)) {
-        return NULL;
+    PyObject *found[KEYWORD_COUNT] = {NULL}, *offsets = NULL;
+    if (parse_append(append_many_keywords, args, nargs, kwnames, found)) {
+        offsets = append_batch(self, args[0], found[KEY], found[TIMESTAMP]);
     }
-    if (found[DURABILITY] == Py_None) {
-        PyObject *offsets = append_batch(self, found[VALUE],
-                                         found[KEY] == Py_None ? NULL : found[KEY],
-                                         found[TIMESTAMP] == Py_None ? NULL : found[TIMESTAMP]);
-        if (offsets != NULL || PyErr_Occurred()) {
-            return offsets;
-        }
+    if (offsets != NULL || PyErr_Occurred()) {
+        return offsets;
     }
-    return ask_slowly(self->append_many_slowly, found, self->many_keyword_names);
+    return PyObject_Vectorcall(self->append_many_slowly, args, (size_t)nargs, kwnames);
 }
 
 static void
@@ -2103,11 +1978,8 @@ TailBuffer_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     self->append_slowly = Py_NewRef(append_slowly);
     self->append_many_slowly = Py_NewRef(append_many_slowly);
     self->ring = Py_NewRef(ring);
-    self->keyword_names = Py_BuildValue("(sss)", "key", "timestamp", "durability");
-    self->many_keyword_names = Py_BuildValue("(sss)", "keys", "timestamps", "durability");
     start_over(self);
-    if (self->keyword_names == NULL || self->many_keyword_names == NULL ||
-        !open_memory(&self->view, view, PyBUF_CONTIG) ||
+    if (!open_memory(&self->view, view, PyBUF_CONTIG) ||
         !open_memory(&self->bell, bell, PyBUF_CONTIG_RO)) {
         goto error;
     }
@@ -2160,8 +2032,6 @@ TailBuffer_dealloc(TailBuffer *self)
     PyMem_Free(self->records.data);
     PyMem_Free(self->values.data);
     PyMem_Free(self->keys.data);
-    Py_XDECREF(self->keyword_names);
-    Py_XDECREF(self->many_keyword_names);
     release_buffers(self);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
@@ -2190,9 +2060,9 @@ static PyMethodDef tail_buffer_methods[] = {
     {"append_many", METHOD(TailBuffer_append_many), METH_FASTCALL | METH_KEYWORDS,
      append_many_doc},
     {"store", METHOD(TailBuffer_store), METH_O, store_doc},
-    {"stage", METHOD(TailBuffer_stage), METH_FASTCALL, stage_doc},
+    {"stage", METHOD(TailBuffer_stage), METH_VARARGS, stage_doc},
     {"ends", METHOD(TailBuffer_ends), METH_NOARGS, ends_doc},
-    {"join_frame", METHOD(TailBuffer_join_frame), METH_FASTCALL, tail_join_frame_doc},
+    {"join_frame", METHOD(TailBuffer_join_frame), METH_VARARGS, tail_join_frame_doc},
     {"restart", METHOD(TailBuffer_restart), METH_NOARGS, restart_doc},
     {"release", METHOD(TailBuffer_release), METH_NOARGS, release_doc},
     {NULL, NULL, 0, NULL},

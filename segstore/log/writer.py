@@ -206,6 +206,9 @@ class LogWriter:
         self._after_append("written", base_offset + 1)
         return base_offset
 
+    # Whoever calls with the wrong arguments is told so here, and called it by this name.
+    _append_slowly.__qualname__ = "Log.append"
+
     def append_many(
         self,
         values: Sequence[Buffer],
@@ -230,6 +233,8 @@ class LogWriter:
             self._append_frames(frames, ends, plain, at, plain_keys)
         self._after_append(level, base_offset + count)
         return range(base_offset, base_offset + count)
+
+    append_many.__qualname__ = "Log.append_many"  # as above
 
     def take_over(self, staged: Staged, end_position: int) -> None:
         """Write to a segment what the tail of an earlier writer held, up to a position in it.

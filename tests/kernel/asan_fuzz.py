@@ -338,7 +338,7 @@ class Fuzz:
                     self.outcome(lambda b=b, s=staged, t=times, k=keys: b.stage(s, t, k))
                     for b in buffers
                 ]
-                found = [type(each) if each is None else each[0] for each in found]
+                found = [each is None for each in found]
             else:
                 frame = rng.randbytes(rng.randint(8, 100))
                 if buffers[0].position + len(frame) <= buffers[0].limit:

@@ -27,13 +27,19 @@ TAIL_BYTES = FRAMES_POSITION + 2048
 
 
 class Slow:
-    """Stands where `LogWriter.append` does, and tells what it was called with."""
+    """Stands where `LogWriter` does, which refuses wrong calls, and tells what it was called with."""
 
     def __init__(self):
         self.calls = []
 
-    def __call__(self, *args, **keywords):
-        self.calls.append((args, keywords))
+    def append(self, value, *, key=None, timestamp=None, durability=None):
+        return self._call(value, key, timestamp, durability)
+
+    def append_many(self, values, *, keys=None, timestamps=None, durability=None):
+        return self._call(values, keys, timestamps, durability)
+
+    def _call(self, *arguments):
+        self.calls.append(arguments)
         return -1 - len(self.calls)
 
 
@@ -66,8 +72,8 @@ class Rig:
             memoryview(self.memory),
             TAG,
             threading.Lock(),
-            self.slow,
-            self.slow,
+            self.slow.append,
+            self.slow.append_many,
             memoryview(self.bell).cast("I"),
             lambda: self.rings.append(self.buffer.next_offset),
         )
@@ -242,7 +248,8 @@ def outcome(rig, step):
     try:
         return run(rig, step)
     except (TypeError, ValueError, OverflowError) as error:
-        return type(error)
+        # Of what is staged the kernel does not say what is wrong: it was all checked before.
+        return "refused" if step[0] == "stage" else type(error)
 
 
 @given(steps=steps)
@@ -354,19 +361,19 @@ def test_many_are_staged_in_their_order(kind):
 
 
 @pytest.mark.parametrize(
-    ("values", "times", "keys", "error"),
+    ("values", "times", "keys"),
     [
-        ([b"1", b"2"], [1], None, ValueError),
-        ([b"1"], [], None, ValueError),
-        ([b"1", b"2"], [1, 2], [b"k"], ValueError),
-        ([b"1", b"2"], [1, 2**63], None, OverflowError),
-        ([b"1", b"2"], [1, None], [b"k", b"l"], TypeError),
+        ([b"1", b"2"], [1], None),
+        ([b"1"], [], None),
+        ([b"1", b"2"], [1, 2], [b"k"]),
+        ([b"1", b"2"], [1, 2**63], None),
+        ([b"1", b"2"], [1, None], [b"k", b"l"]),
     ],
 )
-def test_what_can_not_be_staged_leaves_all_as_it_was(kind, values, times, keys, error):
+def test_what_can_not_be_staged_leaves_all_as_it_was(kind, values, times, keys):
     buffer = Rig(kind).buffer
     buffer.stage([b"0"], [7], None)
-    with pytest.raises(error):
+    with pytest.raises((TypeError, ValueError, OverflowError)):
         buffer.stage(values, times, keys)
     assert staged(buffer) == ([b"0"], [None], [7])
     assert not buffer.has_keys
@@ -449,7 +456,7 @@ def test_a_bell_that_fails_is_the_callers_error_and_the_record_stands(kind):
 
     memory = bytearray(TAIL_BYTES)
     bell = memoryview(bytearray(b"\1\0\0\0")).cast("I")
-    buffer = kind(memoryview(memory), TAG, threading.Lock(), Slow(), Slow(), bell, ring)
+    buffer = kind(memoryview(memory), TAG, threading.Lock(), print, print, bell, ring)
     buffer.is_open = True
     buffer.batch_bytes_max = 200
     with pytest.raises(RuntimeError, match="no bell"):
@@ -566,7 +573,7 @@ def test_a_frame_that_does_not_fit_is_refused(kind):
 )
 def test_a_constructor_that_can_not_hold_is_refused(compiled, view, tag, bell, error):
     with pytest.raises(error):
-        compiled.TailBuffer(view, tag, None, Slow(), Slow(), bell, lambda: None)
+        compiled.TailBuffer(view, tag, None, print, print, bell, lambda: None)
 
 
 def in_a_cycle(compiled, memory):
