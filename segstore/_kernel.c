@@ -73,8 +73,8 @@ state_of(PyObject *module)
     return (KernelState *)PyModule_GetState(module);
 }
 
-/* Rule 1: let Python answer, and find any error once more, but for an interrupt, or a lack of memory
-   that may be over by then. */
+/* Rule 1: let Python answer, and find any error once more; but for an interrupt, and a lack of
+   memory, which may be over by then. */
 static PyObject *
 hand_over(PyObject *module, int function, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -251,6 +251,23 @@ crc32c_of(PyObject *Py_UNUSED(module), PyObject *args, PyObject *keywords)
 /* ------------------------------------------------------------------------------------------ */
 /* Columns                                                                                     */
 
+/* Whether it is an int, of no subclass, that fits 64 bits. */
+static inline bool
+is_int64(PyObject *number, int64_t *found)
+{
+    int overflow = 0;
+    *found = PyLong_CheckExact(number) ? PyLong_AsLongLongAndOverflow(number, &overflow) : 0;
+    return PyLong_CheckExact(number) && !overflow;
+}
+
+/* Whether a buffer, opened with its format, is a row of 8-byte numbers of that format. */
+static bool
+is_column_of(const Py_buffer *buffer, const char *format)
+{
+    return buffer->ndim == 1 && buffer->itemsize == 8 && buffer->format != NULL &&
+           strcmp(buffer->format, format) == 0;
+}
+
 /* Bytes as a memoryview of int64; takes the reference over. */
 static PyObject *
 as_numbers(PyObject *bytes)
@@ -338,10 +355,8 @@ open_times(Times *times, PyObject *timestamps)
         times->buffer.obj = NULL;
         return false;
     }
-    const Py_buffer *buffer = &times->buffer;
-    times->count = buffer->len / 8;
-    return buffer->ndim == 1 && buffer->itemsize == 8 && buffer->format != NULL &&
-           strcmp(buffer->format, "q") == 0;
+    times->count = times->buffer.len / 8;
+    return is_column_of(&times->buffer, "q");
 }
 
 static void
@@ -358,15 +373,6 @@ stored_time(const Times *times, Py_ssize_t index)
     int64_t time;
     memcpy(&time, (const char *)times->buffer.buf + 8 * index, sizeof time);
     return time;
-}
-
-/* Whether it is an int, of no subclass, that fits 64 bits. */
-static inline bool
-is_int64(PyObject *number, int64_t *found)
-{
-    int overflow = 0;
-    *found = PyLong_CheckExact(number) ? PyLong_AsLongLongAndOverflow(number, &overflow) : 0;
-    return PyLong_CheckExact(number) && !overflow;
 }
 
 /* The lowest and the highest of some timestamps; false where one is not plain. */
@@ -461,35 +467,28 @@ PyDoc_STRVAR(split_column_doc,
 static PyObject *
 split_column(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 5) {
+    Py_buffer data;
+    int64_t offsets_position, start, stop, position;
+    if (nargs != 5 || !is_int64(args[1], &offsets_position) || !is_int64(args[2], &start) ||
+        !is_int64(args[3], &stop) || !is_int64(args[4], &position) ||
+        PyObject_GetBuffer(args[0], &data, PyBUF_CONTIG_RO) < 0) {
         return hand_over(module, SPLIT_COLUMN, args, nargs);
     }
-    Py_ssize_t numbers[4];
-    for (int i = 0; i < 4; i++) {
-        numbers[i] = PyLong_CheckExact(args[i + 1]) ? PyLong_AsSsize_t(args[i + 1]) : -1;
-        if (numbers[i] == -1) {
-            PyErr_Clear();
-        }
-    }
     PyObject *values = NULL;
-    Py_buffer data;
-    if (PyObject_GetBuffer(args[0], &data, PyBUF_CONTIG_RO) == 0) {
-        if (data.ndim == 1 && data.itemsize == 1) {
-            values = split_checked(&data, numbers[0], numbers[1], numbers[2], numbers[3]);
-        }
-        PyBuffer_Release(&data);
+    if (data.ndim == 1 && data.itemsize == 1) {
+        values = split_checked(&data, offsets_position, start, stop, position);
     }
+    PyBuffer_Release(&data);
     return values != NULL ? values : hand_over(module, SPLIT_COLUMN, args, nargs);
 }
 
-/* Whether instances are tuples of four items and nothing else, so that they can be made here. */
+/* Whether instances are tuples of four items and nothing else, so that they can be made here; false
+   perhaps with an exception. */
 static bool
 is_plain_record_type(PyObject *candidate)
 {
-#if PY_VERSION_HEX >= 0x030E0000
-    return false; /* a tuple has further fields there, which nobody has tried yet */
-#endif
-    if (!PyType_Check(candidate) || Py_TYPE(candidate) != &PyType_Type) {
+    /* From Python 3.14 on a tuple has further fields, which nobody has tried yet. */
+    if (PY_VERSION_HEX >= 0x030E0000 || Py_TYPE(candidate) != &PyType_Type) {
         return false;
     }
     PyTypeObject *type = (PyTypeObject *)candidate;
@@ -502,7 +501,6 @@ is_plain_record_type(PyObject *candidate)
     PyObject *fields = PyObject_GetAttrString(candidate, "_fields");
     bool is_plain = fields != NULL && PyTuple_CheckExact(fields) && PyTuple_GET_SIZE(fields) == 4;
     Py_XDECREF(fields);
-    PyErr_Clear();
     return is_plain;
 }
 
@@ -570,7 +568,7 @@ make_record(PyTypeObject *type, PyObject *offset, PyObject *time, PyObject *key,
 
 /* The records as a list; NULL, perhaps with an exception, where the specification has to. */
 static PyObject *
-make_checked(PyTypeObject *type, unsigned long long base_offset, const Times *times,
+make_checked(PyTypeObject *type, uint64_t base_offset, const Times *times,
              PyObject *keys, PyObject *values, Py_ssize_t count)
 {
     PyObject *records = PyList_New(count);
@@ -581,7 +579,7 @@ make_checked(PyTypeObject *type, unsigned long long base_offset, const Times *ti
         PyObject *value = item_of(values, i);
         PyObject *key = keys == NULL ? Py_NewRef(Py_None) : item_of(keys, i);
         PyObject *time = time_of(times, i);
-        PyObject *offset = PyLong_FromUnsignedLongLong(base_offset + (unsigned long long)i);
+        PyObject *offset = PyLong_FromUnsignedLongLong(base_offset + (uint64_t)i);
         PyObject *record = NULL;
         if (value != NULL && key != NULL && time != NULL && offset != NULL) {
             record = make_record(type, offset, time, key, value);
@@ -611,24 +609,17 @@ make_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (nargs != 5) {
         return hand_over(module, MAKE_RECORDS, args, nargs);
     }
-    KernelState *state = state_of(module);
-    PyObject *keys = args[3] == Py_None ? NULL : args[3];
-    PyObject *values = args[4];
-    PyObject *records = NULL;
-    unsigned long long base_offset = 0;
-    bool is_plain = knows_record_type(state, args[0]) && PyLong_CheckExact(args[1]) &&
-                    PyList_CheckExact(values) && (keys == NULL || PyList_CheckExact(keys));
-    if (is_plain) {
-        base_offset = PyLong_AsUnsignedLongLong(args[1]);
-        is_plain = !PyErr_Occurred() && base_offset <= INT64_MAX;
-    }
-    if (is_plain) {
+    PyObject *keys = args[3] == Py_None ? NULL : args[3], *values = args[4], *records = NULL;
+    int64_t base_offset;
+    if (knows_record_type(state_of(module), args[0]) && is_int64(args[1], &base_offset) &&
+        base_offset >= 0 && PyList_CheckExact(values) &&
+        (keys == NULL || PyList_CheckExact(keys))) {
         Py_ssize_t count = PyList_GET_SIZE(values);
         Times times;
         if (open_times(&times, args[2]) && (times.same != NULL || times.count == count) &&
             (keys == NULL || PyList_GET_SIZE(keys) == count)) {
-            records = make_checked((PyTypeObject *)args[0], base_offset, &times, keys, values,
-                                   count);
+            records = make_checked((PyTypeObject *)args[0], (uint64_t)base_offset, &times, keys,
+                                   values, count);
         }
         close_times(&times);
     }
@@ -1101,8 +1092,7 @@ find_place(PyObject *places, int64_t relative_offset, uint64_t *place)
         return -1;
     }
     Py_ssize_t low = -1;
-    if (buffer.ndim == 1 && buffer.itemsize == 8 && buffer.format != NULL &&
-        strcmp(buffer.format, "Q") == 0) {
+    if (is_column_of(&buffer, "Q")) {
         const unsigned char *data = buffer.buf;
         uint64_t wanted = (uint64_t)relative_offset << 32 | UINT32_MAX;
         Py_ssize_t high = buffer.len / 8;
@@ -1307,8 +1297,9 @@ take_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     Py_buffer view;
     int64_t position, offset, log_tag;
-    if (nargs != 7 || !is_int64(args[1], &position) || position < 0 || !is_int64(args[2], &offset) ||
-        offset < 0 || !is_int64(args[3], &log_tag) || log_tag < 0 || log_tag > UINT32_MAX ||
+    if (nargs != 7 || !is_int64(args[1], &position) || position < 0 ||
+        !is_int64(args[2], &offset) || offset < 0 || !is_int64(args[3], &log_tag) ||
+        log_tag < 0 || log_tag > UINT32_MAX ||
         !PyList_CheckExact(args[4]) || !PyList_CheckExact(args[5]) ||
         !PyList_CheckExact(args[6]) || !PyMemoryView_Check(args[0]) ||
         PyObject_GetBuffer(args[0], &view, PyBUF_CONTIG_RO) < 0) {
@@ -1330,7 +1321,7 @@ take_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 /* Of more records the slow way costs each next to nothing. */
 #define BATCH_COUNT_MAX 512
 
-/* The bytes that a memoryview shows, by another view of them: theirs may be released at any time. */
+/* The bytes that a memoryview shows, by a view of our own: theirs may be released at any time. */
 static bool
 open_memory(Py_buffer *memory, PyObject *theirs, int flags)
 {
@@ -1720,7 +1711,7 @@ TailBuffer_stage(TailBuffer *self, PyObject *args)
         return NULL;
     }
     if (!stage_all(self, values, keys == Py_None ? NULL : keys, times, 0, INT32_MAX)) {
-        if (!PyErr_Occurred()) {
+        if (!PyErr_Occurred()) { /* whoever calls has checked them, so that this will do */
             PyErr_SetString(PyExc_ValueError, "these records can't be staged");
         }
         return NULL;

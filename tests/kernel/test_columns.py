@@ -331,6 +331,21 @@ def test_a_list_that_shrinks_under_the_collector_is_no_harm(compiled):
         gc.set_threshold(*threshold)
 
 
+def test_an_interrupt_while_a_record_type_is_looked_at_is_not_lost(compiled):
+    class Interrupting:
+        def __get__(self, instance, owner):
+            if not interrupts:
+                interrupts.append(KeyboardInterrupt())
+                raise interrupts[0]
+            return "offset", "timestamp", "key", "value"
+
+    interrupts = []
+    kind = type("Kind", (tuple,), {"__slots__": (), "_fields": Interrupting()})
+    with pytest.raises(KeyboardInterrupt):
+        compiled.make_records(kind, 1, 2, None, [b"x"])
+    assert compiled.make_records(kind, 1, 2, None, [b"x"]) == [(1, 2, None, b"x")]
+
+
 @pytest.mark.parametrize("name", ["split_column", "make_records", "join_frame"])
 def test_a_wrong_number_of_arguments_is_a_type_error(compiled, name):
     with pytest.raises(TypeError, match="positional arguments"):

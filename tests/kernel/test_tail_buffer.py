@@ -27,7 +27,7 @@ TAIL_BYTES = FRAMES_POSITION + 2048
 
 
 class Slow:
-    """Stands where `LogWriter` does, which refuses wrong calls, and tells what it was called with."""
+    """Stands where `LogWriter` does, refuses what it does, and tells what it was called with."""
 
     def __init__(self):
         self.calls = []

@@ -179,6 +179,21 @@ def test_a_time_that_is_no_int_of_ns_is_refused_with_a_hint(log, wrong):
             use(wrong)
 
 
+def test_a_call_with_the_wrong_arguments_is_refused_under_the_name_it_has(log):
+    for call, what in [
+        (lambda: log.append(), r"append\(\) missing 1 required"),
+        (lambda: log.append(b"x", b"k"), r"append\(\) takes 2 positional"),
+        (lambda: log.append(b"x", keys=b"k"), r"append\(\) got an unexpected keyword .*'keys'"),
+        (lambda: log.append(b"x", value=b"y"), r"append\(\) got multiple values"),
+        (lambda: log.append_many([b"x"], [b"k"]), r"append_many\(\) takes 2 positional"),
+        (lambda: log.append_many([b"x"], key=b"k"), r"append_many\(\) got an unexpected"),
+    ]:
+        with pytest.raises(TypeError, match=what):
+            call()
+    assert log.append(value=b"x") == 0
+    assert log.append_many(values=[b"y"]) == range(1, 2)
+
+
 def test_an_unknown_durability_is_refused(log):
     for call in (lambda: log.append(b"x", durability="sync"),
                  lambda: log.append_many([b"x"], durability="sync")):  # fmt: skip
