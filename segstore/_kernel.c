@@ -2,8 +2,8 @@
 
    The specification is Python: columns.py, framejoin.py, pointread.py and smallframes.py in
    segstore/format (the functions) and segstore/segment/tail.py (TailBuffer). What stands here
-   gives the same results and the same errors, and nothing on disk depends on which of the two
-   ran.
+   gives the same results, and the same errors to whoever uses a log; nothing on disk depends on
+   which of the two ran.
 
    Rule 1: a function here answers only what it has proven plain and well formed. Anything else
            (another type, an offset out of its bounds, a size too large) it hands to the
@@ -797,17 +797,16 @@ set_valid(const Frame *frame, Py_ssize_t index)
     frame->data[frame->places.validity_at + index / 8] |= (char)(1 << index % 8);
 }
 
-/* The bytes of all items together, of which only keys may be None; -1 where one is not plain, or
-   they are more than `limit`. */
+/* The bytes of all items together; -1 where one is not plain, or they are more than `limit`. Only
+   where `has_nulls` is given may any be None. */
 static int64_t
-size_of_items(PyObject *items, Py_ssize_t start, Py_ssize_t stop, int64_t limit, bool are_keys,
-              bool *has_nulls)
+size_of_items(PyObject *items, Py_ssize_t start, Py_ssize_t stop, int64_t limit, bool *has_nulls)
 {
     int64_t size = 0;
     for (Py_ssize_t i = start; i < stop; i++) {
         ask_ahead(items, i, stop);
         PyObject *item = PyList_GET_ITEM(items, i);
-        if (are_keys && item == Py_None) {
+        if (has_nulls != NULL && item == Py_None) {
             *has_nulls = true;
         }
         else if (!PyBytes_CheckExact(item) || PyBytes_GET_SIZE(item) > limit - size) {
@@ -845,9 +844,9 @@ join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *t
              PyObject *keys, FrameHeader header)
 {
     bool has_nulls = false;
-    int64_t size = size_of_items(values, start, stop, INT32_MAX, false, &has_nulls);
+    int64_t size = size_of_items(values, start, stop, INT32_MAX, NULL);
     int64_t keys_size =
-        keys == NULL ? 0 : size_of_items(keys, start, stop, INT32_MAX, true, &has_nulls);
+        keys == NULL ? 0 : size_of_items(keys, start, stop, INT32_MAX, &has_nulls);
     if (size < 0 || keys_size < 0) {
         return NULL;
     }
@@ -1676,8 +1675,8 @@ stage_all(TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times, i
         return false;
     }
     bool has_nulls;
-    int64_t size = size_of_items(values, 0, count, limit, false, &has_nulls);
-    int64_t keys_size = keys == NULL ? 0 : size_of_items(keys, 0, count, limit, true, &has_nulls);
+    int64_t size = size_of_items(values, 0, count, limit, NULL);
+    int64_t keys_size = keys == NULL ? 0 : size_of_items(keys, 0, count, limit, &has_nulls);
     if (size < 0 || keys_size < 0) {
         return false;
     }
@@ -1867,7 +1866,6 @@ append_batch(TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times
     if (stage_all(self, values, keys, times, wall_clock(), self->batch_bytes_max)) {
         frame = join_staged(self, start, self->staged_count, first, &header);
     }
-    self->has_keys |= had_keys;
     if (frame == NULL || PyBytes_GET_SIZE(frame) > self->batch_bytes_max ||
         PyBytes_GET_SIZE(frame) > room_of(self)) {
         self->staged_count = start;
@@ -1880,6 +1878,7 @@ append_batch(TailBuffer *self, PyObject *values, PyObject *keys, PyObject *times
         return NULL;
     }
     put_frame(self, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame));
+    self->has_keys |= had_keys;
     self->next_offset = stop;
     Py_DECREF(frame);
     if (!ring(self)) {
@@ -1989,8 +1988,8 @@ error:
     return NULL;
 }
 
-/* The views are left out: CPython's collector crashes on one that is part of a cycle and still
-   exported, and so takes them for held from outside. What is under them does not refer back. */
+/* The collector is not shown the views, as CPython's crashes on one that is part of a cycle and
+   still exported. For it they are held from outside, and what is under them does not refer back. */
 static int
 TailBuffer_traverse(TailBuffer *self, visitproc visit, void *arg)
 {
