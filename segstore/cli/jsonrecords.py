@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from segstore.format.batch import Record, RecordBatch
 from segstore.format.framelayout import RECORD_BYTES_MAX
-from segstore.log.writer import check_timestamp
+from segstore.log.arguments import check_timestamp
 
 MEMBERS = {"offset", "timestamp", "key", "key_base64", "value", "value_base64"}
 # Of a record of one-byte characters that JSON escapes, which takes six each.
