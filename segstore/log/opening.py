@@ -106,8 +106,7 @@ def refuse_strangers(disk: Disk) -> None:
             file.close()
         if head == MAGIC:
             return
-        # Of an opening that was cut short there may be zeros, and what a writer says of itself.
-        if any(head) and not (name == LOCK and head == LOCK_MAGIC):
+        if not _may_be_torn(head, LOCK_MAGIC if name == LOCK else MAGIC):
             strangers.append(name)
     if strangers and not any(map(parse_segment_file, disk.names())):
         raise StorageError(
@@ -115,6 +114,11 @@ def refuse_strangers(disk: Disk) -> None:
             f"{disk.path} holds no log, and {', '.join(map(repr, strangers))} there, which a log "
             f"would write over, belongs to something else; give the log a directory of its own",
         )
+
+
+def _may_be_torn(head: bytes, magic: bytes) -> bool:
+    """Whether an opening that was cut short may have left it: some of what it wrote, and zeros."""
+    return all(byte in (0, ours) for byte, ours in zip(head, magic, strict=False))
 
 
 def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | None = None) -> Found:

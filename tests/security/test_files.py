@@ -158,7 +158,14 @@ def test_a_log_opens_whatever_is_in_one_of_its_files(path, name):
 
 @pytest.mark.parametrize(
     ("name", "data"),
-    [("start", b""), ("doorbell", bytes(4096)), ("lock", b"process 7 since 2026-01-01\n")],
+    [
+        ("start", b""),
+        ("start", b"seg" + bytes(61)),
+        ("doorbell", bytes(4096)),
+        ("lock", b"process 7 since 2026-01-01\n"),
+        ("lock", b"proc"),
+        ("lock", b"\0\0\0cess 7 since 2026-01-01\n"),
+    ],
 )
 def test_what_an_opening_left_that_was_cut_short_is_no_hindrance(path, name, data):
     Path(path).mkdir()
