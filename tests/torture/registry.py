@@ -22,6 +22,7 @@ CAMPAIGNS = {
     "T12": "t12_formats",
     "T13": "t13_closing",
     "T14": "t14_truncating",
+    "T15": "t15_threads",
 }
 
 

@@ -17,13 +17,15 @@ from segstore.format.checkpoint import Checkpoint, encode_slot, slot_position
 from segstore.log import log as log_module
 from segstore.log import opening, starting
 from segstore.log import writer as writer_module
+from segstore.log.groupcommit import SyncTurn
+from segstore.log.manager import SegmentManager
 from segstore.segment import reader as reader_module
 from segstore.segment import writer as segment_writer_module
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.testing import faulty, memory
 from segstore.testing.faulty import Fault
 from segstore.testing.memory import MemoryDisk
-from tests.torture import t02_power_loss, t04_damage, t05_failing_calls
+from tests.torture import t02_power_loss, t04_damage, t05_failing_calls, t15_threads
 from tests.torture.campaign import BrokenError, Budget, Run
 from tests.torture.workload import small_config
 
@@ -63,6 +65,10 @@ def failing(*kinds: str, drops_data: bool = False) -> Hunt:
                     at += 1
 
     return hunt
+
+
+def threads(run: Run) -> None:
+    t15_threads.run_lives(run, 500)
 
 
 def second_writer(run: Run) -> None:
@@ -267,6 +273,33 @@ def _shared_listing() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _sealed_with_the_others() -> Iterator[None]:
+    real = SegmentManager.seal_rolled
+
+    def seal_rolled(self: Any, count: int) -> int:
+        done = 0
+        while self.unsealed_count:  # also what was rolled since the sync
+            done += real(self, 1)
+        return done
+
+    with patch.object(SegmentManager, "seal_rolled", seal_rolled):
+        yield
+
+
+@contextmanager
+def _turn_that_frees_all() -> Iterator[None]:
+    real = SyncTurn.pass_on
+
+    def pass_on(self: Any, reached: int) -> None:
+        for waiter in self._waiting:  # also who came after the sync began
+            waiter.target = min(waiter.target, reached)
+        real(self, reached)
+
+    with patch.object(SyncTurn, "pass_on", pass_on):
+        yield
+
+
 BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
     "acknowledge before sync": (_acknowledge_before_sync, power_loss),
     "no directory sync": (_no_directory_sync, power_loss),
@@ -285,6 +318,8 @@ BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
     "consumers not held back": (_consumers_not_held_back, power_loss_of_consumers),
     "shared listing": (_shared_listing, listings_together),
     "commit before sync": (_commit_before_sync, power_loss_of_consumers),
+    "sealed with the others": (_sealed_with_the_others, threads),
+    "turn that frees all": (_turn_that_frees_all, threads),
 }
 
 
