@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from segstore.config import LogConfig
 from segstore.disk import Disk
-from segstore.errors import CorruptionError, LogNotFoundError
+from segstore.errors import (
+    CorruptionError,
+    LogClosedError,
+    LogNotFoundError,
+    OffsetOutOfRangeError,
+)
 from segstore.format.batch import Record
 from segstore.log.log import Log
 from tests.torture.campaign import BrokenError
 from tests.torture.expected import Expected, Sent, compare
 
 NOTHING = Sent(None, b"", None)
+INFINITE = float("inf")
+
+
+class Batch:
+    """The records of one append.
+
+    Attributes:
+        limit: from this offset on a truncation may have taken it, or have come before it.
+    """
+
+    def __init__(self, records: list[Sent], limit: float) -> None:
+        self.records = records
+        self.limit = limit
 
 
 class Ledger:
@@ -20,8 +39,10 @@ class Ledger:
 
     Attributes:
         known: by offset, the records whose append returned, or that a reopening found.
-        written, durable, start, truncation: as of `Expected`.
+        written, durable, start: as of `Expected`.
         start_max: how far the log start offset may have been moved; None for any offset.
+        truncation: the end offset of one that is under way.
+        truncation_count: how many there were, with that.
     """
 
     def __init__(self) -> None:
@@ -31,29 +52,45 @@ class Ledger:
         self.start = 0
         self.start_max: int | None = 0
         self.truncation: int | None = None
-        # By value: the batches whose append is under way or was refused, and the place in each.
-        self._sent: dict[bytes, tuple[Sequence[Sent], int]] = {}
+        self.truncation_count = 0
+        self._open: list[Batch] = []
+        # By value: the records that may be there, and the batch and the place in it of each.
+        self._sent: dict[bytes, tuple[Batch, int]] = {}
+        self._truncated: dict[bytes, Sent] = {}
 
-    def send(self, batch: Sequence[Sent]) -> None:
-        """An append is about to be called."""
-        for place, sent in enumerate(batch):
+    @contextmanager
+    def sending(self, records: list[Sent]) -> Iterator[Batch]:
+        """An append is under way."""
+        batch = Batch(records, INFINITE if self.truncation is None else self.truncation)
+        for place, sent in enumerate(records):
             self._sent[sent.value] = (batch, place)
+        self._open.append(batch)
+        try:
+            yield batch
+        finally:
+            self._open.remove(batch)
 
-    def acknowledge(self, batch: Sequence[Sent], base_offset: int, *, durable: bool) -> None:
+    def acknowledge(self, batch: Batch, base_offset: int, *, durable: bool) -> None:
         """It returned.
 
         Raises:
             BrokenError: an offset was given out twice.
         """
-        for offset, sent in enumerate(batch, base_offset):
+        for offset, sent in enumerate(batch.records, base_offset):
+            if offset >= batch.limit:
+                continue
             if offset in self.known:
                 raise BrokenError(f"I4: offset {offset} is given to a second record")
             self.known[offset] = sent
             del self._sent[sent.value]
-        end = base_offset + len(batch)
-        self.written = max(self.written, end)
+        end = base_offset + len(batch.records)
+        self.reached(int(min(end, batch.limit)), durable=durable)
+
+    def reached(self, end_offset: int, *, durable: bool) -> None:
+        """All records below are acknowledged."""
+        self.written = max(self.written, end_offset)
         if durable:
-            self.durable = max(self.durable, end)
+            self.durable = max(self.durable, end_offset)
 
     def check(self, records: Iterable[Record], start: int | None = None) -> int:
         """I2, I4: records that a handle reads, in a row from `start` on; how many."""
@@ -61,23 +98,25 @@ class Ledger:
         for record in records:
             if start is not None and record.offset != start + count:
                 raise BrokenError(f"I4: offset {record.offset}, not {start + count}")
-            compare(record, self._sent_as(record))
+            gone = self._truncated.get(record.value)  # since the read began
+            compare(record, self._sent_as(record) if gone is None else gone)
             count += 1
         return count
 
-    def resolve(self, disk: Disk, config: LogConfig) -> Expected:
+    def resolve(self, disk: Disk, config: LogConfig, floor: int) -> Expected:
         """What has to be in the log on `disk`, where only itself can tell of the appends under way.
 
         Raises:
-            BrokenError: it holds what was never sent, twice, or a batch in part (but at its end).
+            BrokenError: it ends below `floor`, or it holds what was never sent, twice, or a batch
+                in part (but at its end).
         """
         expected = Expected()
-        expected.start = self.start
+        expected.start = start = self.start
         expected.truncation = self.truncation
         try:
             log = Log(disk, "r", config)
         except LogNotFoundError:
-            start = self.start
+            pass
         else:
             start = log.start_offset
             try:
@@ -89,14 +128,32 @@ class Ledger:
         expected.start_max = end if self.start_max is None else max(self.start, self.start_max)
         if not expected.start <= start <= expected.start_max:
             raise BrokenError(f"start {start}, not {expected.start} to {expected.start_max}")
+        if end < floor:
+            raise BrokenError(f"I1: end {end}, but {floor} records were acknowledged")
         return expected
 
-    def truncate(self, end_offset: int) -> None:
-        """A truncation is through; nobody appended meanwhile."""
-        self.known = {offset: sent for offset, sent in self.known.items() if offset < end_offset}
-        self.written = min(self.written, end_offset)
-        self.durable = min(self.durable, end_offset)
-        self.truncation = None
+    @contextmanager
+    def truncating(self, end_offset: int) -> Iterator[None]:
+        """A truncation is under way; what it leaves of appends at the same time only a look tells.
+
+        Where it raises, nothing was changed.
+        """
+        self.truncation = end_offset
+        self.truncation_count += 1
+        for batch in self._open:
+            batch.limit = min(batch.limit, end_offset)
+        before = self.written, self.durable
+        self.written, self.durable = min(self.written, end_offset), min(self.durable, end_offset)
+        try:
+            yield
+        except (OffsetOutOfRangeError, LogClosedError):
+            self.written, self.durable = before
+            raise
+        finally:
+            self.truncation = None
+        for offset in [offset for offset in self.known if offset >= end_offset]:
+            sent = self.known.pop(offset)
+            self._truncated[sent.value] = sent
 
     def settle(self, expected: Expected) -> None:
         """What a crash left is the log now, and what it has not of the rest never comes back."""
@@ -105,37 +162,38 @@ class Ledger:
         self.durable = min(self.durable, self.written)
         self.truncation = None
         self._sent = {}
+        self._truncated = {}
 
     def _resolved(self, log: Log) -> list[Sent]:
-        start, end = log.start_offset, log.end_offset
-        records = [self.known.get(offset, NOTHING) for offset in range(end)]
-        unknown = [offset for offset in range(start, end) if offset not in self.known]
-        if not unknown:
-            return records
+        start = log.start_offset
+        records = [NOTHING] * start
         taken: set[bytes] = set()
         following: Sent | None = None  # has to come next
-        for record in log.read(unknown[0]):
-            offset = record.offset
-            sent = records[offset] = self._sent_as(record)
+        for offset, record in enumerate(log.read(), start):
+            sent = self._sent_as(record)
+            if record.offset != offset:
+                raise BrokenError(f"I4: offset {record.offset}, not {offset}")
+            compare(record, sent)
             if following is not None and sent is not following:
                 raise BrokenError(f"I4: offset {offset} is in the middle of a batch of others")
             following = None
-            if offset in self.known:
-                continue
-            if sent.value in taken:
-                raise BrokenError(f"I4: offset {offset} holds a record a second time")
-            taken.add(sent.value)
-            batch, place = self._sent[sent.value]
-            if place and offset > start and records[offset - 1] is not batch[place - 1]:
-                raise BrokenError(f"I4: offset {offset} is behind the middle of its batch")
-            following = batch[place + 1] if place + 1 < len(batch) else None
+            if sent.value in self._sent:
+                if sent.value in taken:
+                    raise BrokenError(f"I4: offset {offset} holds a record a second time")
+                taken.add(sent.value)
+                batch, place = self._sent[sent.value]
+                if place and offset > start and records[-1] is not batch.records[place - 1]:
+                    raise BrokenError(f"I4: offset {offset} is behind the middle of its batch")
+                if place + 1 < len(batch.records) and offset + 1 < batch.limit:
+                    following = batch.records[place + 1]
+            records.append(sent)
         return records
 
     def _sent_as(self, record: Record) -> Sent:
-        found = self.known.get(record.offset)
-        if found is not None:
-            return found
-        if record.value not in self._sent:
+        known, found = self.known.get(record.offset), self._sent.get(record.value)
+        is_unsure = self.truncation is not None and record.offset >= self.truncation
+        if known is not None and not (is_unsure and found is not None):
+            return known
+        if found is None:
             raise BrokenError(f"I2: offset {record.offset} is {record.value[:60]!r}, never sent")
-        batch, place = self._sent[record.value]
-        return batch[place]
+        return found[0].records[found[1]]

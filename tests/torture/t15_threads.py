@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -21,7 +21,7 @@ from segstore.testing.faulty import Fault, FaultyDisk
 from segstore.testing.memory import MemoryDisk
 from tests.torture.campaign import BrokenError, Run
 from tests.torture.expected import Expected, Sent, check_state
-from tests.torture.ledger import Ledger
+from tests.torture.ledger import Batch, Ledger
 from tests.torture.schedule import Schedule, StoppedError
 from tests.torture.workload import small_config, small_tail
 
@@ -102,11 +102,14 @@ class _History:
         self.run.count("steps", life.schedule.steps)
         self.disk = self.disk if life.left is None else life.left
 
-    def check(self, state: MemoryDisk, floor: int, seed: int, *, thorough: bool) -> Expected:
-        """All that has to hold of what a crash left."""
+    def check(self, state: MemoryDisk, floor: int, seed: int, *, quick: bool = False) -> Expected:
+        """All that has to hold of what a crash left, or what a reader can tell quickly."""
         config = self.config._replace(background=False)
-        expected = self.ledger.resolve(state, config)
-        check_state(state, expected, floor, config, Random(seed), thorough=thorough)
+        expected = self.ledger.resolve(state, config, floor)
+        if not quick:
+            random = Random(seed)
+            thorough = random.random() < 0.5
+            check_state(state, expected, floor, config, random, thorough=thorough)
         return expected
 
     def record(self, name: str, random: Random) -> Sent:
@@ -174,14 +177,13 @@ class _Life:
                 thread.join()
             if is_closed:
                 return
-            if random.random() < 0.3 and not self.is_faulty:
-                self._truncate(log)
         self._close(log)
 
     def _crew(self, log: Log, random: Random) -> Iterator[tuple[str, list[Any]]]:
         """The names of the threads, and what each does, again and again."""
         appends = [self.append, self.append, self.append_many, self.append_durable]
         work = [log.roll, self.sync, log.maintain, log.compress, log.sweep, self.trim]
+        work += [self.truncate] if not self.is_faulty and random.random() < 0.3 else []
         looks = [self.read, self.points, self.read_elsewhere, self.verify]
         for number in range(random.choice((2, 3, 4))):
             yield f"append {number}", appends
@@ -222,51 +224,47 @@ class _Life:
 
     def append(self, name: str, random: Random, durability: Any = None) -> None:
         sent = self.history.record(name, random)
-        with self._sending([sent], durability) as done:
-            done.append(
-                self._log.append(
-                    sent.value, key=sent.key, timestamp=sent.timestamp, durability=durability
-                )
+        with self.ledger.sending([sent]) as batch:
+            offset = self._log.append(
+                sent.value, key=sent.key, timestamp=sent.timestamp, durability=durability
             )
+            self._acknowledge(batch, range(offset, offset + 1), durability)
 
     def append_durable(self, name: str, random: Random) -> None:
         self.append(name, random, "durable")
 
     def append_many(self, name: str, random: Random) -> None:
-        batch = [self.history.record(name, random) for _ in range(random.choice((1, 3, 3, 12, 40)))]
+        sent = [self.history.record(name, random) for _ in range(random.choice((1, 3, 3, 12, 40)))]
         durability: Any = random.choice((None, None, "durable"))
         has_keys = random.random() < 0.5
         if not has_keys:
-            batch = [sent._replace(key=None) for sent in batch]
-        with self._sending(batch, durability) as done:
+            sent = [record._replace(key=None) for record in sent]
+        with self.ledger.sending(sent) as batch:
             offsets = self._log.append_many(
-                [sent.value for sent in batch],
-                keys=[sent.key for sent in batch] if has_keys else None,
-                timestamps=[sent.timestamp or 0 for sent in batch],
+                [record.value for record in sent],
+                keys=[record.key for record in sent] if has_keys else None,
+                timestamps=[record.timestamp or 0 for record in sent],
                 durability=durability,
             )
-            if len(offsets) != len(batch):
-                raise BrokenError(f"{len(batch)} records got offsets {offsets}")
-            done.append(offsets.start)
+            self._acknowledge(batch, offsets, durability)
 
-    @contextmanager
-    def _sending(self, batch: list[Sent], durability: Any) -> Iterator[list[int]]:
-        """Note that a batch is sent, and that it was acknowledged at the offset that is put in."""
-        done: list[int] = []
-        self.ledger.send(batch)
-        yield done
+    def _acknowledge(self, batch: Batch, offsets: range, durability: Any) -> None:
+        if len(offsets) != len(batch.records):
+            raise BrokenError(f"{len(batch.records)} records got offsets {offsets}")
         level = durability or self.history.config.durability
-        self.ledger.acknowledge(batch, done[0], durable=level == "durable")
-        self.run.count("records", len(batch))
+        self.ledger.acknowledge(batch, offsets.start, durable=level == "durable")
+        self.run.count("records", len(offsets))
         if self._cuts.random() < self._share:
             self._cut("anything after an acknowledgement")
 
     def sync(self, name: str, random: Random) -> None:
-        wanted = self.ledger.written
+        ledger = self.ledger
+        wanted, truncations = ledger.written, ledger.truncation_count
         reached = self._log.sync()
-        if reached < wanted:
-            raise BrokenError(f"sync reached {reached}, and {wanted} records were there before")
-        self.ledger.durable = max(self.ledger.durable, wanted)
+        if truncations == ledger.truncation_count:
+            if reached < wanted:
+                raise BrokenError(f"sync reached {reached}, and {wanted} records were there")
+            ledger.reached(wanted, durable=True)
 
     def trim(self, name: str, random: Random) -> None:
         ledger, log = self.ledger, self._log
@@ -288,12 +286,15 @@ class _Life:
             reader.close()
 
     def _read(self, log: Log, random: Random) -> None:
+        ledger = self.ledger
+        truncations, is_truncated = ledger.truncation_count, ledger.truncation is not None
         start, end = log.start_offset, log.end_offset
         start = random.choice((start, max(start, end - 30)))
-        count = self.ledger.check(log.read(start, end), start)
+        count = ledger.check(log.read(start, end), start)
+        is_truncated = is_truncated or truncations != ledger.truncation_count
         # Whoever opens a log in the middle of a write sees it, and it may fail and be undone.
-        may_end = self.is_faulty and log is not self._log
-        if count != end - start and not may_end:
+        is_undone = self.is_faulty and log is not self._log
+        if count != end - start and not is_truncated and not is_undone:
             raise BrokenError(f"I1: {count} records from {start} to {end}")
         self.run.count("records read", count)
 
@@ -309,19 +310,16 @@ class _Life:
         if not report.is_intact:
             raise BrokenError(f"I1: damage where there is none: {report}")
 
-    def _truncate(self, log: Log) -> None:
-        ledger = self.ledger
-        start = log.start_offset
-        ledger.truncation = max(start, ledger.written - self._random.choice((0, 3, 30)))
-        try:
-            log.truncate(ledger.truncation - 1)
-        except OffsetOutOfRangeError:  # retention was faster
-            ledger.truncation = None
-        else:
-            ledger.truncate(ledger.truncation)
+    def truncate(self, name: str, random: Random) -> None:
+        start = self._log.start_offset
+        end = max(start, self.ledger.written - random.choice((0, 3, 30)))
+        if self.ledger.truncation is None:  # one at a time
+            with self.ledger.truncating(end):
+                self._log.truncate(end - 1)
 
     def _close(self, log: Log) -> None:
-        wanted = self.ledger.written
+        ledger = self.ledger
+        wanted, truncations = ledger.written, ledger.truncation_count
         self._is_closing = True
         try:
             log.close()
@@ -329,7 +327,8 @@ class _Life:
             if not self.is_faulty:
                 raise
         else:
-            self.ledger.durable = max(self.ledger.durable, wanted)
+            if truncations == ledger.truncation_count:
+                ledger.reached(wanted, durable=True)
         self._last_cut()
 
     # What ends them
@@ -356,7 +355,7 @@ class _Life:
             seed = self._cuts.getrandbits(32)
             state = unsynced.sample(Random(seed))
             if self.run.state(state.contents().items()):
-                self._check(state, floor, seed, f"cut before {place}", thorough=seed % 8 == 0)
+                self._check(state, floor, seed, f"cut before {place}", quick=seed % 4 > 0)
 
     def _last_cut(self) -> None:
         """What no sync will cover any more shows in the end."""
@@ -375,23 +374,24 @@ class _Life:
             floor = self._durable()
             self.left, copy = (disk.unsynced().sample(Random(seed)) for _ in range(2))
         self.run.count("kills" if self._end == "kill" else "power cuts")
-        expected = self._check(copy, floor, seed, f"after a {self._end}", thorough=True)
+        expected = self._check(copy, floor, seed, f"after a {self._end}")
         self.ledger.settle(expected)
         self.schedule.stop()
 
     def _check(
-        self, state: MemoryDisk, floor: int, seed: int, place: str, *, thorough: bool
+        self, state: MemoryDisk, floor: int, seed: int, place: str, *, quick: bool = False
     ) -> Expected:
         try:
             with self.schedule.paused():
-                return self.history.check(state, floor, seed, thorough=thorough)
+                return self.history.check(state, floor, seed, quick=quick)
         except Exception as error:
             self.schedule.fail(BrokenError(f"{error} ({place})"))
             raise
 
     def _durable(self) -> int:
         """What a power cut may not take: also what the log itself says of that."""
+        ledger = self.ledger
         with suppress(LogClosedError):
-            if self.log is not None:
-                self.ledger.durable = max(self.ledger.durable, self.log.durable_offset)
-        return self.ledger.durable
+            if self.log is not None and ledger.truncation is None:
+                ledger.reached(self.log.durable_offset, durable=True)
+        return ledger.durable
