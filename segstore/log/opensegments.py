@@ -3,8 +3,7 @@
 import errno
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.reader import SegmentReader
@@ -13,6 +12,13 @@ from segstore.segment.reader import SegmentReader
 # where its frames are full too, 256 KiB at the most, and a byte and a quarter of filter for each
 # key. An open one that is compressed keeps a chunk of 128 KiB decoded.
 KEPT_BYTES_MAX = 32 * 1024 * 1024
+
+
+class OpenSegment(Protocol):
+    """How a segment is opened, or its index only."""
+
+    def __call__(self, segment: Segment, *, with_file: bool = True) -> SegmentReader:
+        """See `LogView.open_segment`."""
 
 
 class _Kept(NamedTuple):
@@ -29,7 +35,7 @@ class OpenSegments:
     May be used from any number of threads.
     """
 
-    def __init__(self, open_segment: Callable[[Segment], SegmentReader], files_max: int) -> None:
+    def __init__(self, open_segment: OpenSegment, files_max: int) -> None:
         self.size_bytes = 0
         self._open_segment = open_segment
         self._files_max = files_max
@@ -53,28 +59,41 @@ class OpenSegments:
             reader = self._opened(segment)
         except FileNotFoundError:
             return None
+        self._keep(self._open, segment, reader, clear_count)
+        return reader
+
+    def look(self, segment: Segment) -> SegmentReader:
+        """What the index says of a segment, from a reader that may have no file open.
+
+        Raises:
+            OSError: the index can't be read for want of descriptors or memory.
+        """
+        for those in (self._open, self._closed):
+            kept = those.get(segment.base_offset)
+            if kept is not None and kept.segment == segment:
+                return kept.reader
+        clear_count = self._clear_count
+        reader = self._open_segment(segment, with_file=False)
+        self._keep(self._closed, segment, reader, clear_count)
+        return reader
+
+    def _keep(
+        self,
+        those: OrderedDict[int, _Kept],
+        segment: Segment,
+        reader: SegmentReader,
+        clear_count: int,
+    ) -> None:
         with self._lock:
             # It may be of the log as it was before, or of one that was closed meanwhile.
             if clear_count != self._clear_count or self._is_closed:
-                return reader
+                return
             self._drop(segment.base_offset)
-            self._open[segment.base_offset] = _Kept(segment, reader, reader.size_bytes)
+            those[segment.base_offset] = _Kept(segment, reader, reader.size_bytes)
             self.size_bytes += reader.size_bytes
             self._close_oldest(self._files_max)
             while self.size_bytes > KEPT_BYTES_MAX and len(self._open) + len(self._closed) > 1:
                 self._drop(next(iter(self._closed or self._open)))
-        return reader
-
-    def look(self, segment: Segment) -> SegmentReader | None:
-        """What is known of a segment, from a reader that may have no file; None if that is gone.
-
-        Raises:
-            OSError: nothing is kept of it, and it can't be opened.
-        """
-        closed = self._closed.get(segment.base_offset)
-        if closed is not None and closed.segment == segment:
-            return closed.reader
-        return self.get(segment)
 
     def keep(self, catalog: Catalog) -> None:
         """Let go of files that were swapped or deleted: an open one still takes up space."""

@@ -450,8 +450,8 @@ class LogReader:
         if not stamp.filter_bytes:  # sealed, and no record had a key
             return False
         with suppress(OSError):
-            found = self._segments.look(segment)
-            return found is None or found.key_filter is None or key in found.key_filter
+            key_filter = self._segments.look(segment).key_filter
+            return key_filter is None or key in key_filter
         return True
 
     def _open(self, segment: Segment) -> SegmentReader | None:

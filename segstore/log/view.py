@@ -75,8 +75,8 @@ class LogView(Protocol):
     def refresh(self) -> None:
         """Look again which segments there are."""
 
-    def open_segment(self, segment: Segment) -> SegmentReader:
-        """Open a segment for reading."""
+    def open_segment(self, segment: Segment, *, with_file: bool = True) -> SegmentReader:
+        """Open a segment for reading; without its file, what its index says of it."""
 
     def close(self) -> None:
         """Let go of what the view alone holds."""
@@ -143,7 +143,7 @@ class WriterView:
     def close(self) -> None:
         """Nothing: the tail is the writer's."""
 
-    def open_segment(self, segment: Segment) -> SegmentReader:
+    def open_segment(self, segment: Segment, *, with_file: bool = True) -> SegmentReader:
         """With the writer's own index for the segment it writes to."""
         index: OffsetIndex | None = None
         if not segment.is_sealed:
@@ -157,6 +157,7 @@ class WriterView:
             is_compressed=segment.is_compressed,
             stamp=segment.stamp,
             index=index,
+            with_file=with_file,
         )
 
 
@@ -286,7 +287,7 @@ class FileView:
             self._tail.close()
         self._start = None
 
-    def open_segment(self, segment: Segment) -> SegmentReader:
+    def open_segment(self, segment: Segment, *, with_file: bool = True) -> SegmentReader:
         """By what the files say."""
         return SegmentReader(
             self.disk,
@@ -294,6 +295,7 @@ class FileView:
             self.log_tag,
             is_compressed=segment.is_compressed,
             stamp=segment.stamp,
+            with_file=with_file,
         )
 
     def _load(self) -> None:

@@ -47,10 +47,12 @@ class SegmentReader:
         is_compressed: bool,
         stamp: Stamp | None,
         index: OffsetIndex | None = None,
+        with_file: bool = True,
     ) -> None:
         """Open the files.
 
         `stamp` is None for an unsealed segment; `index` is the writer's own, where there is one.
+        Without `with_file` only the index is read, for `reopened` to go on from.
 
         Raises:
             OSError: the data file can't be opened (FileNotFoundError after a swap or retention).
@@ -74,7 +76,9 @@ class SegmentReader:
         self._heads: list[Head | None] = []
         self._head_read_bytes = HEAD_READ_BYTES
         self.is_index_intact = index is not None and (self._table is not None or not is_compressed)
-        self._open()
+        self._chunks: Lz4Source | None = None
+        if with_file:
+            self._open()
 
     def _open(self) -> None:
         disk, base_offset = self._disk, self.base_offset
