@@ -247,9 +247,12 @@ class Consumer(Handle):
         while True:
             try:
                 for record in self._reader.records(self._offsets(None), "raise"):
-                    self._position = record.offset + 1
+                    self._position = following = record.offset + 1
                     yield record
-                return
+                    if self._position != following:  # by a commit that found the log truncated
+                        break
+                else:
+                    return
             except OffsetOutOfRangeError:
                 if self._position >= self._reader.view.start_offset():
                     raise

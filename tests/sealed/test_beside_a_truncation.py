@@ -364,6 +364,19 @@ def test_a_truncation_wins_over_a_move_of_a_consumer_under_way(
     assert [info.committed for info in log.consumers()] == [500]
 
 
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_iterating_and_committing_goes_back_with_the_log(log: Log, reader: Log, mode: str) -> None:
+    found = []
+    with (log if mode == "a" else reader).consumer("one") as consumer:
+        for record in consumer:
+            found.append(record.value)
+            if record.offset == 400 and len(found) == 401:
+                cut_back(log)
+            consumer.commit()
+        assert (consumer.position, consumer.committed) == (500, 500)
+    assert found == OLD[:401] + NEW[300:500]
+
+
 def test_a_consumer_removed_while_offsets_are_given_back_is_no_failure(monkeypatch: Any) -> None:
     memory = MemoryDisk()
     disk = FaultyDisk(memory)
