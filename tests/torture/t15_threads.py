@@ -31,9 +31,10 @@ STATES_PER_POINT = 3
 POINTS_PER_LIFE = 5
 # The steps until the end of a life that is a kill or a power cut.
 STEPS_MAX = 3000
-_CHANGES = frozenset(
-    ("create", "write", "truncate", "allocate", "sync", "map_sync", "rename", "unlink")
-) | {"sync_directory"}
+_CHANGES = {"create", "write", "truncate", "allocate", "rename", "unlink"}
+_CHANGES |= {"sync", "map_sync", "sync_directory"}
+# Of a thread, with its name and its choices.
+Step = Callable[[str, Random], object]
 _FAULTS = ("sync", "sync", "write", "short_write", "create", "rename", "unlink", "sync_directory")
 
 
@@ -179,30 +180,27 @@ class _Life:
                 return
         self._close(log)
 
-    def _crew(self, log: Log, random: Random) -> Iterator[tuple[str, list[Any]]]:
+    def _crew(self, log: Log, random: Random) -> Iterator[tuple[str, list[Step]]]:
         """The names of the threads, and what each does, again and again."""
-        appends = [self.append, self.append, self.append_many, self.append_durable]
-        work = [log.roll, self.sync, log.maintain, log.compress, log.sweep, self.trim]
+        appends: list[Step] = [self.append, self.append, self.append_many, self.append_durable]
+        calls = (log.roll, log.maintain, log.compress, log.sweep)
+        work: list[Step] = [self.sync, self.trim, *(lambda *_, call=call: call() for call in calls)]
         work += [self.truncate] if not self.is_faulty and random.random() < 0.3 else []
-        looks = [self.read, self.points, self.read_elsewhere, self.verify]
+        looks: list[Step] = [self.read, self.points, self.read_elsewhere, self.verify]
         for number in range(random.choice((2, 3, 4))):
             yield f"append {number}", appends
         for number in range(random.choice((1, 2))):
             yield f"work {number}", random.sample(work, 3)
         yield "look", looks
 
-    def _worker(self, name: str, steps: list[Any]) -> Callable[[], None]:
+    def _worker(self, name: str, steps: list[Step]) -> Callable[[], None]:
         random = Random(self._random.getrandbits(32))
         count = random.randrange(2, 16)
 
         def work() -> None:
             for _ in range(count):
-                step = random.choice(steps)
                 try:
-                    if getattr(step, "__self__", None) is self:
-                        step(name, random)
-                    else:
-                        step()
+                    random.choice(steps)(name, random)
                     self.ledger.start = max(self.ledger.start, self._log.start_offset)
                 except LogClosedError:
                     if not self._is_closing:
