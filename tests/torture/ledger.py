@@ -157,8 +157,12 @@ class Ledger:
 
     def settle(self, expected: Expected) -> None:
         """What a crash left is the log now, and what it has not of the rest never comes back."""
-        self.known = dict(enumerate(expected.records))
         self.written = len(expected.records)
+        # Those below the start may come back: a kill may leave a new one that was never synced.
+        self.known = {offset: sent for offset, sent in self.known.items() if offset < self.written}
+        for offset, sent in enumerate(expected.records):
+            if sent is not NOTHING:
+                self.known[offset] = sent
         self.durable = min(self.durable, self.written)
         self.truncation = None
         self._sent = {}
