@@ -344,10 +344,8 @@ def hold_back(disk: Disk, end_offset: int, now: int) -> None:
             with suppress(FileNotFoundError):  # removed meanwhile
                 file = CheckpointFile.open(disk, consumer_file(name), KIND_CONSUMER, write=True)
                 if file is not None:
-                    # Unless it is another's, who registered the name in between.
-                    if file.current.value > end_offset:
-                        file.prove()  # it may have been written and never synced
-                        file.move(end_offset, now)
+                    file.prove()  # it may have been written and never synced
+                    file.move(end_offset, now)
                     file.close()
 
 

@@ -435,22 +435,6 @@ def test_retention_is_passed_over_by_iterating_a_consumer(log: Log, reader: Log)
         assert consumer.lost_count == 500 - (found[-101] + 1)
 
 
-def test_a_name_taken_again_in_the_middle_of_a_truncation_stays_where_it_begins(
-    log: Log, monkeypatch: Any
-) -> None:
-    with log.consumer("one") as consumer:
-        consumer.commit(log.end_offset)
-
-    def come_back() -> None:
-        assert log.remove_consumer("one")
-        log.consumer("one", start=7).close()
-
-    # What a truncation takes the consumers that it moves back from.
-    once_behind(monkeypatch, consumer_module, "registered", come_back)
-    log.truncate(20)
-    assert log.consumers()[0].committed == 7
-
-
 def test_a_name_removed_by_two_and_taken_again_is_left_alone(log: Log, monkeypatch: Any) -> None:
     log.consumer("one").close()
     held = []
