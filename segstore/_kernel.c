@@ -1,7 +1,7 @@
 /* The loops that decide what a record costs, a second time, in C.
 
    The specification is Python: columns.py, framejoin.py, pointread.py and smallframes.py in
-   segstore/format (the functions) and segstore/segment/tail.py (TailBuffer). What stands here
+   segstore/format (the functions) and segstore/segment/tailbuffer.py (TailBuffer). What stands here
    gives the same results, and the same errors to whoever uses a log; nothing on disk depends on
    which of the two ran.
 
@@ -2061,7 +2061,7 @@ static PyMethodDef tail_buffer_methods[] = {
 PyDoc_STRVAR(tail_buffer_doc,
              "TailBuffer(view, log_tag, lock, append_slowly, append_many_slowly, bell, ring)\n"
              "--\n\n"
-             "As segstore.segment.tail.PythonTailBuffer; `lock` is not needed under the GIL.");
+             "As segstore.segment.tailbuffer.PythonTailBuffer; `lock` is not needed with the GIL.");
 
 static PyType_Slot tail_buffer_slots[] = {
     {Py_tp_doc, (void *)tail_buffer_doc},

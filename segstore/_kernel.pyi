@@ -1,5 +1,5 @@
 # The C kernel. What each of these does is said by its specification in Python: columns, framejoin,
-# pointread and smallframes in segstore.format, and segstore.segment.tail.PythonTailBuffer.
+# pointread and smallframes in segstore.format, and segstore.segment.tailbuffer.PythonTailBuffer.
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, final

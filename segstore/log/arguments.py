@@ -11,7 +11,7 @@ from typing import Any
 from segstore.format.buffers import Buffer
 from segstore.format.framelayout import TIMESTAMP_MAX, TIMESTAMP_MIN
 from segstore.format.kernel import measure
-from segstore.segment.tail import STAGED_FRAME_BYTES_MAX
+from segstore.segment.tailbuffer import STAGED_FRAME_BYTES_MAX
 
 
 def as_bytes(value: Buffer, what: str) -> bytes:

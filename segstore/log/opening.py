@@ -43,7 +43,8 @@ from segstore.segment.catalog import Catalog, Segment, list_segments
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.reader import SegmentReader
 from segstore.segment.recovery import Plan, ScannedSegment, Verdict, plan, scan_segment
-from segstore.segment.tail import FRAMES_POSITION, Staged, Tail, TailReader, stray_offset
+from segstore.segment.tail import FRAMES_POSITION, Tail
+from segstore.segment.tailreader import Staged, TailReader, stray_offset
 
 # Without any of these errors the file system can allocate; with them small appends do without.
 _CANT_ALLOCATE = {

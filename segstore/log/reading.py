@@ -30,7 +30,7 @@ from segstore.log.view import LogView
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.headcache import HeadCache
 from segstore.segment.reader import SegmentReader
-from segstore.segment.tail import Staged
+from segstore.segment.tailreader import Staged
 
 OnDamage = Literal["raise", "skip"]
 

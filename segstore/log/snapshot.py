@@ -26,7 +26,8 @@ from segstore.log.view import LogView
 from segstore.segment.catalog import Segment
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.source import READ_BYTES
-from segstore.segment.tail import Staged, Tail
+from segstore.segment.tail import Tail
+from segstore.segment.tailreader import Staged
 
 # Hidden, so that nobody has a log of that name.
 BUILDING_NAME = ".{}.snapshot"

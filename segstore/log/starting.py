@@ -28,7 +28,8 @@ from segstore.log.truncation import begin_truncation, finish_truncation, may_be_
 from segstore.log.writer import FULL, UNSEALED_COUNT_MAX, LogWriter
 from segstore.segment.doorbell import Doorbell
 from segstore.segment.recovery import ScannedSegment, scan_segment
-from segstore.segment.tail import Tail, TailReader
+from segstore.segment.tail import Tail
+from segstore.segment.tailreader import TailReader
 from segstore.segment.writer import SegmentWriter
 
 

@@ -20,7 +20,8 @@ from segstore.log.writer import LogWriter
 from segstore.segment.catalog import Catalog, Segment, list_segments
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.reader import SegmentReader
-from segstore.segment.tail import Tail, TailReader
+from segstore.segment.tail import Tail
+from segstore.segment.tailreader import TailReader
 
 # A writer that seals, compresses and sweeps all the time can take a file from under a look.
 FIND_COUNT_MAX = 20

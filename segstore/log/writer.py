@@ -42,7 +42,9 @@ from segstore.log.arguments import (
 from segstore.log.clock import EngineClock
 from segstore.log.groupcommit import SyncTurn
 from segstore.log.manager import SegmentManager
-from segstore.segment.tail import FRAMES_POSITION, STAGED_FRAME_BYTES_MAX, Staged, Tail, TailBuffer
+from segstore.segment.tail import FRAMES_POSITION, Tail
+from segstore.segment.tailbuffer import STAGED_FRAME_BYTES_MAX, TailBuffer
+from segstore.segment.tailreader import Staged
 from segstore.segment.writer import NotWrittenError, SegmentBrokenError
 
 # How many rolled segments may wait for their seal before an append seals one itself.

@@ -181,7 +181,7 @@ def main() -> None:
     os.makedirs(root, exist_ok=True)
     with (
         mock.patch("time.time_ns", return_value=NOW),
-        mock.patch("segstore.segment.tail.time_ns", return_value=NOW),
+        mock.patch("segstore.segment.tailbuffer.time_ns", return_value=NOW),
         mock.patch("os.urandom", lambda n: LOG_ID[:n]),
     ):
         for write in (

@@ -92,7 +92,7 @@ class Fuzz:
         from segstore.format.batch import Record
         from segstore.format.checksum import crc32c
         from segstore.format.frame import decode_frame, encode_frame
-        from segstore.segment.tail import PythonTailBuffer
+        from segstore.segment.tailbuffer import PythonTailBuffer
 
         self.rng = rng
         self.kernel = _kernel

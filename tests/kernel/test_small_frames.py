@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from segstore.format.checksum import crc32c
 from segstore.format.frame import encode_frame
 from segstore.format.smallframes import SMALL_FRAME_BYTES_MAX, take_records
-from segstore.segment.tail import decode_columns
+from segstore.segment.tailreader import decode_columns
 from tests.kernel import strategies as some
 from tests.kernel.test_columns import outcome
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import segstore
 from segstore.format import columns, framejoin, pointread, smallframes
-from segstore.segment.tail import PythonTailBuffer
+from segstore.segment.tailbuffer import PythonTailBuffer
 
 STUB = ast.parse((Path(segstore.__file__).parent / "_kernel.pyi").read_text(encoding="utf-8"))
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from segstore.format import checksum
 from segstore.format.batch import RecordBatch
 from segstore.format.frame import decode_frame, encode_frame
-from segstore.segment import tail
-from segstore.segment.tail import FRAMES_POSITION, PythonTailBuffer
+from segstore.segment import tailbuffer
+from segstore.segment.tail import FRAMES_POSITION
+from segstore.segment.tailbuffer import PythonTailBuffer
 from tests.kernel import strategies as some
 
 TAG = 0xDEADBEEF
@@ -692,6 +693,6 @@ def test_threads_that_append_and_close_the_gate_lose_nothing(compiled):
 def test_the_one_in_use_is_what_the_provider_says():
     from segstore.format import kernel
 
-    expected = "python" if tail.TailBuffer is PythonTailBuffer else "c"
+    expected = "python" if tailbuffer.TailBuffer is PythonTailBuffer else "c"
     provider = kernel.PROVIDER
     assert provider == expected

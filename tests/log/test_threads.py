@@ -12,7 +12,8 @@ import segstore
 from segstore.disk import OsDisk
 from segstore.format.fileheader import log_tag
 from segstore.log import writer as writer_module
-from segstore.segment.tail import Tail, TailReader
+from segstore.segment.tail import Tail
+from segstore.segment.tailreader import TailReader
 
 
 @pytest.fixture

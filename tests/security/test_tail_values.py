@@ -12,7 +12,8 @@ from segstore.disk import OsDisk
 from segstore.format.fileheader import log_tag
 from segstore.format.frame import encode_frame
 from segstore.format.framelayout import FRAME_HEADER_BYTES
-from segstore.segment.tail import FRAMES_POSITION, Tail, TailReader
+from segstore.segment.tail import FRAMES_POSITION, Tail
+from segstore.segment.tailreader import TailReader
 
 VALUE_POSITION = FRAME_HEADER_BYTES + 8  # in a frame of one record
 

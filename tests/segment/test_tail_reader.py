@@ -8,8 +8,9 @@ import segstore
 from segstore.format import framelayout, kernel
 from segstore.format.frame import encode_frame
 from segstore.format.framelayout import FRAME_HEADER_BYTES
-from segstore.segment import tail as tail_module
-from segstore.segment.tail import FRAMES_POSITION, TAIL_BYTES, TailReader, decode_columns
+from segstore.segment import tailreader
+from segstore.segment.tail import FRAMES_POSITION, TAIL_BYTES
+from segstore.segment.tailreader import TailReader, decode_columns
 
 TAG = 7
 MANY = 500
@@ -47,7 +48,7 @@ def decoded(monkeypatch):
         return position
 
     take_records = kernel.take_records
-    monkeypatch.setattr(tail_module, "decode_columns", counting)
+    monkeypatch.setattr(tailreader, "decode_columns", counting)
     monkeypatch.setattr(kernel, "take_records", counting_small)
     return offsets
 
