@@ -53,22 +53,16 @@ class Ledger:
         self.start_max: int | None = 0
         self.truncation: int | None = None
         self.truncation_count = 0
-        self._open: list[Batch] = []
         # By value: the records that may be there, and the batch and the place in it of each.
         self._sent: dict[bytes, tuple[Batch, int]] = {}
         self._truncated: dict[bytes, Sent] = {}
 
-    @contextmanager
-    def sending(self, records: list[Sent]) -> Iterator[Batch]:
-        """An append is under way."""
+    def send(self, records: list[Sent]) -> Batch:
+        """An append is about to be called."""
         batch = Batch(records, INFINITE if self.truncation is None else self.truncation)
         for place, sent in enumerate(records):
             self._sent[sent.value] = (batch, place)
-        self._open.append(batch)
-        try:
-            yield batch
-        finally:
-            self._open.remove(batch)
+        return batch
 
     def acknowledge(self, batch: Batch, base_offset: int, *, durable: bool) -> None:
         """It returned.
@@ -140,7 +134,7 @@ class Ledger:
         """
         self.truncation = end_offset
         self.truncation_count += 1
-        for batch in self._open:
+        for batch, _ in self._sent.values():
             batch.limit = min(batch.limit, end_offset)
         before = self.written, self.durable
         self.written, self.durable = min(self.written, end_offset), min(self.durable, end_offset)

@@ -222,11 +222,11 @@ class _Life:
 
     def append(self, name: str, random: Random, durability: Any = None) -> None:
         sent = self.history.record(name, random)
-        with self.ledger.sending([sent]) as batch:
-            offset = self._log.append(
-                sent.value, key=sent.key, timestamp=sent.timestamp, durability=durability
-            )
-            self._acknowledge(batch, range(offset, offset + 1), durability)
+        batch = self.ledger.send([sent])
+        offset = self._log.append(
+            sent.value, key=sent.key, timestamp=sent.timestamp, durability=durability
+        )
+        self._acknowledge(batch, range(offset, offset + 1), durability)
 
     def append_durable(self, name: str, random: Random) -> None:
         self.append(name, random, "durable")
@@ -237,14 +237,14 @@ class _Life:
         has_keys = random.random() < 0.5
         if not has_keys:
             sent = [record._replace(key=None) for record in sent]
-        with self.ledger.sending(sent) as batch:
-            offsets = self._log.append_many(
-                [record.value for record in sent],
-                keys=[record.key for record in sent] if has_keys else None,
-                timestamps=[record.timestamp or 0 for record in sent],
-                durability=durability,
-            )
-            self._acknowledge(batch, offsets, durability)
+        batch = self.ledger.send(sent)
+        offsets = self._log.append_many(
+            [record.value for record in sent],
+            keys=[record.key for record in sent] if has_keys else None,
+            timestamps=[record.timestamp or 0 for record in sent],
+            durability=durability,
+        )
+        self._acknowledge(batch, offsets, durability)
 
     def _acknowledge(self, batch: Batch, offsets: range, durability: Any) -> None:
         if len(offsets) != len(batch.records):
