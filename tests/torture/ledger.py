@@ -142,9 +142,9 @@ class Ledger:
             yield
         except (OffsetOutOfRangeError, LogClosedError):
             self.written, self.durable = before
-            raise
-        finally:
             self.truncation = None
+            raise
+        self.truncation = None  # where a kill came first, the next opening decides about it
         for offset in [offset for offset in self.known if offset >= end_offset]:
             sent = self.known.pop(offset)
             self._truncated[sent.value] = sent

@@ -68,7 +68,11 @@ def run_log(run: Run, seed: int) -> None:
 
 
 class _History:
-    """A log, the disk that it is on, and the model of it."""
+    """A log, the disk that it is on, and the model of it.
+
+    Attributes:
+        killed: what a kill left, which a power cut may undo in part until the log is open again.
+    """
 
     def __init__(self, run: Run, random: Random) -> None:
         retention = random.choice(({}, {"retention_size": "24KiB"}, {"retention_records": 150}))
@@ -76,6 +80,7 @@ class _History:
         self.random = random
         self.disk = MemoryDisk()
         self.ledger = Ledger()
+        self.killed: Expected | None = None
         self.config = small_config(
             random,
             background=random.random() < 0.5,
@@ -158,6 +163,9 @@ class _Life:
         history, random = self.history, self._random
         log = Log(self.disk, "a", history.config)
         self.log = log
+        if history.killed is not None:
+            self.ledger.settle(history.killed)
+            history.killed = None
         self.ledger.start = log.start_offset
         if self.is_faulty:
             self.disk.counts.clear()
@@ -373,7 +381,11 @@ class _Life:
             self.left, copy = (disk.unsynced().sample(Random(seed)) for _ in range(2))
         self.run.count("kills" if self._end == "kill" else "power cuts")
         expected = self._check(copy, floor, seed, f"after a {self._end}")
-        self.ledger.settle(expected)
+        if self._end == "kill":
+            self.history.killed = expected
+        else:
+            self.ledger.settle(expected)
+            self.history.killed = None
         self.schedule.stop()
 
     def _check(
