@@ -1,6 +1,7 @@
 """Hypothesis profiles (``HYPOTHESIS_PROFILE=default|ci|long``) and the fixtures that all share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ settings.register_profile(
 settings.register_profile("ci", settings.get_profile("default"), max_examples=200)
 settings.register_profile("long", settings.get_profile("default"), max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# A shell has what it runs in the background ignore Ctrl-C, and so would what is started from here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
