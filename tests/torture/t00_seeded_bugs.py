@@ -42,7 +42,7 @@ def power_loss_of_consumers(run: Run) -> None:
 
 
 def power_loss_of_large_frames(run: Run) -> None:
-    t02_power_loss.run_level(run, "written", 300, **t02_power_loss.LARGE_FRAMES)
+    t02_power_loss.run_level(run, "written", 900, **t02_power_loss.LARGE_FRAMES)
 
 
 def damage(run: Run) -> None:
@@ -235,7 +235,7 @@ def _no_fork_guard() -> Iterator[None]:
 
 @contextmanager
 def _no_lock() -> Iterator[None]:
-    with patch.object(memory.MemoryFile, "lock", lambda _: None):
+    with patch.object(memory.MemoryFile, "lock", lambda _, **_options: None):
         yield
 
 
