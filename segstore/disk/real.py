@@ -1,6 +1,7 @@
 """The operating system as a disk.
 
-Directories are made 0700 and files 0600, whatever the umask. Where the group of the directory may
+Directories are made 0700 and files 0600, whatever the umask. What root makes belongs to the owner
+of the directory. Where the group of the directory may
 read and enter it, new files belong to that group and have the group bits of the directory, so that
 `mkdir` and `chmod` say who else reads. The world gets nothing: 0755 is what a plain `mkdir` leaves,
 which is no decision to show the records to everybody.
@@ -262,15 +263,20 @@ class OsDisk(Handle):
         if not stat.S_ISREG(os.fstat(file.descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", name)
         if create:
-            os.fchmod(file.descriptor, FILE_MODE | self._shared_with_group(file.descriptor))
+            os.fchmod(file.descriptor, FILE_MODE | self._given_to_owners(file.descriptor))
         return file
 
-    def _shared_with_group(self, descriptor: int) -> int:
-        """Give a new file to the directory's group; the mode bits that this group gets.
+    def _given_to_owners(self, descriptor: int) -> int:
+        """Give a new file to the directory's owner and group; the mode bits that the group gets.
 
-        Where it can't be given, it gets none: a file must not be opened to another group.
+        To the owner where root makes it, as one command under sudo would leave files that the
+        writer can't open. Where it can't be given to the group, that gets no bits: a file must not
+        be opened to another group.
         """
         directory = os.fstat(self._in_use().descriptor)
+        if os.geteuid() == 0:
+            with suppress(OSError):  # not everywhere: in a container it may be root in name only
+                os.fchown(descriptor, directory.st_uid, -1)
         if directory.st_mode & _GROUP_ENTERS != _GROUP_ENTERS:
             return 0
         try:

@@ -215,3 +215,21 @@ def test_a_consumer_of_a_group_that_may_write_works_beside_the_writer(shared):
         log.truncate(4)  # moves it back, in the file of another user
         assert log.consumers()[1].committed == 5
     assert modes(shared) == {0o660}
+
+
+@as_root
+def test_what_root_does_to_a_log_leaves_it_to_its_owner(shared: Path) -> None:
+    os.chown(shared, READER, -1)
+    fill(shared)
+    with segstore.open(shared, background=False) as log:
+        log.roll()
+        log.compress()
+        log.truncate(log.end_offset - 2)
+        end = log.end_offset
+    assert {entry.stat().st_uid for entry in shared.iterdir()} == {READER}
+
+    def append() -> int:
+        with segstore.open(shared, background=False) as log:
+            return log.append(b"mine")
+
+    assert said_by_another_user(append) == str(end)
