@@ -401,7 +401,10 @@ class _Life:
     def _durable(self) -> int:
         """What a power cut may not take: also what the log itself says of that."""
         ledger = self.ledger
+        truncations = ledger.truncation_count
         with suppress(LogClosedError):
-            if self.log is not None and ledger.truncation is None:
-                ledger.reached(self.log.durable_offset, durable=True)
+            if self.log is not None:
+                said = self.log.durable_offset  # another thread may begin to truncate meanwhile
+                if ledger.truncation is None and truncations == ledger.truncation_count:
+                    ledger.reached(said, durable=True)
         return ledger.durable
