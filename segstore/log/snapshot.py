@@ -112,7 +112,7 @@ def _build(
 
 
 def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int) -> SnapshotReport:
-    epoch = view.epoch()
+    epoch, ends_at = view.epoch(), pending_truncation(view.disk)
     view.refresh()
     catalog = view.catalog
     start_offset, acknowledged = view.start_offset(), view.end_offset()
@@ -128,8 +128,10 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
                     else:
                         copied_bytes += _copy_file(view.disk, name, target)
                 except FileNotFoundError:
-                    # An index that is lost, and not swapped with its data, is made anew.
-                    if name == segment.data_name or not view.disk.size_of(segment.data_name):
+                    # An index that is lost is made anew; not so one that was swapped with its data,
+                    # or that a truncation removed, behind which the data is another file.
+                    has_data = name == segment.index_name and view.disk.size_of(segment.data_name)
+                    if not has_data or pending_truncation(view.disk) is not None:
                         raise
             end_offset = catalog.end_offset(number) or end_offset
             continue
@@ -146,7 +148,6 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
         raise _ChangedError("records went from the tail to a segment")
     header = FileHeader(KIND_START, 0, log_id, created)
     CheckpointFile.create(target, START, header, start_offset).close()
-    ends_at = pending_truncation(view.disk)
     if ends_at is not None:  # whoever opens the copy to write carries it out, as here
         begin_truncation(target, log_id, created, ends_at)
         end_offset = min(end_offset, ends_at)
@@ -155,7 +156,8 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
     for name, (committed, _) in registered(view.disk).items():
         header = FileHeader(KIND_CONSUMER, 0, log_id, created)
         CheckpointFile.create(target, consumer_file(name), header, committed).close()
-    if view.epoch() != epoch:
+    # Of a log that was opened in the middle of a truncation the view has no epoch.
+    if view.epoch() != epoch or pending_truncation(view.disk) != ends_at:
         raise _ChangedError("the log was truncated")
     return SnapshotReport(path, start_offset, end_offset, linked_count, copied_bytes)
 

@@ -501,3 +501,45 @@ def test_a_reader_that_saw_a_pending_truncation_sees_what_came_instead(path: str
         reader.snapshot(path + "-copy")
         with segstore.open(path + "-copy", "r") as copy:
             assert list(copy) == list(log)
+
+
+@pytest.mark.parametrize("name", ["00000000000000000000.log", "00000000000000000000.index"])
+def test_a_snapshot_that_a_whole_truncation_comes_in_between_begins_again(
+    path: str, tmp_path: Any, monkeypatch: Any, name: str
+) -> None:
+    """By a reader of which the log was opened in the middle of it, when it has no tail to ask."""
+    copy = str(tmp_path / "copy")
+    at_the_link, goes_on = threading.Event(), threading.Event()
+    readers = []
+
+    def link(self: Any, linked: str, target: Any) -> bool:
+        if linked == name and not at_the_link.is_set():
+            at_the_link.set()
+            assert goes_on.wait(30)
+        return real_link(self, linked, target)
+
+    def take() -> None:
+        with segstore.open(path, "r") as reader:
+            reader.snapshot(copy)
+
+    def rewrite(*arguments: Any) -> None:
+        readers.append(threading.Thread(target=take))
+        readers[0].start()
+        assert at_the_link.wait(30)
+        real_rewrite(*arguments)
+
+    real_link, real_rewrite = log_module.OsDisk.link, truncation.rewrite_segment
+    with segstore.open(path, background=False, compression=None) as log:
+        log.append_many([b"%d" % number for number in range(100)])
+        log.roll()
+        log.sync()
+        log.maintain()
+        monkeypatch.setattr(log_module.OsDisk, "link", link)
+        monkeypatch.setattr(truncation, "rewrite_segment", rewrite)
+        log.truncate(39)
+        goes_on.set()
+        readers[0].join(30)
+    with segstore.open(copy, "r") as copied:
+        assert (len(copied), copied.end_offset) == (40, 40)
+        assert copied.verify().is_intact
+        assert len(list(copied.values())) == 40
