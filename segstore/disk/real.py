@@ -1,10 +1,9 @@
 """The operating system as a disk.
 
 Directories are made 0700 and files 0600, whatever the umask. What root makes belongs to the owner
-of the directory. Where the group of the directory may
-read and enter it, new files belong to that group and have the group bits of the directory, so that
-`mkdir` and `chmod` say who else reads. The world gets nothing: 0755 is what a plain `mkdir` leaves,
-which is no decision to show the records to everybody.
+of the directory. Where the group of the directory may read and enter it and others may not, new
+files belong to that group and have the group bits of the directory. One that is open to others
+changes nothing: 0755 is what a plain `mkdir` leaves, and no decision to show records to anybody.
 
 Data files are opened without following links and must be regular: a FIFO would block for ever.
 """
@@ -277,7 +276,7 @@ class OsDisk(Handle):
         if os.geteuid() == 0:
             with suppress(OSError):  # not everywhere: in a container it may be root in name only
                 os.fchown(descriptor, directory.st_uid, -1)
-        if directory.st_mode & _GROUP_ENTERS != _GROUP_ENTERS:
+        if directory.st_mode & (_GROUP_ENTERS | stat.S_IRWXO) != _GROUP_ENTERS:
             return 0
         try:
             os.fchown(descriptor, -1, directory.st_gid)
