@@ -59,7 +59,7 @@ class OpenSegments:
             reader = self._opened(segment)
         except FileNotFoundError:
             return None
-        self._keep(self._open, segment, reader, clear_count)
+        self._add(self._open, segment, reader, clear_count)
         return reader
 
     def look(self, segment: Segment) -> SegmentReader:
@@ -74,10 +74,10 @@ class OpenSegments:
                 return kept.reader
         clear_count = self._clear_count
         reader = self._open_segment(segment, with_file=False)
-        self._keep(self._closed, segment, reader, clear_count)
+        self._add(self._closed, segment, reader, clear_count)
         return reader
 
-    def _keep(
+    def _add(
         self,
         those: OrderedDict[int, _Kept],
         segment: Segment,

@@ -66,21 +66,6 @@ def once(
     monkeypatch.setattr(owner, name, call)
 
 
-def once_behind(
-    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, step: Callable[[], object]
-) -> None:
-    """Have `step` done once, behind the first call of a function."""
-    real = getattr(owner, name)
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        monkeypatch.setattr(owner, name, real)
-        found = real(*arguments, **options)
-        step()
-        return found
-
-    monkeypatch.setattr(owner, name, call)
-
-
 def cut_back(log: Log) -> None:
     log.truncate(299)
     log.append_many(NEW[300:500])

@@ -101,9 +101,6 @@ class ScheduledLock:
         if not self._schedule.is_stopped:
             self._schedule.switch()
 
-    def locked(self) -> bool:
-        return self._is_held
-
     def __enter__(self) -> bool:
         return self.acquire()
 
