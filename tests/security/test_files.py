@@ -12,19 +12,10 @@ import pytest
 
 import segstore
 from segstore.format.names import is_temporary, parse_segment_file
+from tests.security.filled import fill
 
 PACKAGE = Path(segstore.__file__).parent
 BASE = f"{0:020d}"
-
-
-def fill(path: str) -> None:
-    with segstore.open(path, background=False) as log:
-        for _ in range(3):
-            log.append_many([b"record %d" % number for number in range(50)], keys=[b"k"] * 50)
-            log.roll()
-        log.compress()
-        log.append_many([bytes(40_000), b"last"])
-        log.consumer("one").commit()
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777 - 0o700])
@@ -32,7 +23,7 @@ def test_files_are_0600_and_directories_0700_whatever_the_umask(path, umask):
     before = os.umask(umask)
     try:
         nested = os.path.join(path, "a", "b")
-        fill(nested)
+        fill(nested, 3)
         with segstore.open(nested, background=False) as log:
             log.snapshot(os.path.join(path, "copy"))
     finally:
@@ -78,7 +69,7 @@ def test_what_stands_in_place_of_a_file_is_neither_followed_nor_waited_for(
 
 @pytest.mark.parametrize("ending", [".log.lz4", ".lz4.index"])
 def test_a_link_in_place_of_a_compressed_file_or_its_index_is_not_followed(path, tmp_path, ending):
-    fill(path)
+    fill(path, 3)
     target = Path(path, BASE + ending)
     victim = tmp_path / "victim"
     target.rename(victim)
@@ -116,7 +107,7 @@ def test_names_are_strict(name):
 
 
 def test_odd_files_are_left_alone_by_everything_that_deletes(path):
-    fill(path)
+    fill(path, 3)
     for name in ODD_NAMES:
         Path(path, name).write_bytes(b"not ours")
     Path(path, "directory").mkdir()
@@ -150,7 +141,7 @@ def test_no_log_is_begun_over_the_files_of_somebody_else(path, name):
 
 @pytest.mark.parametrize("name", ["start", "tail", "doorbell", "lock", "truncate"])
 def test_a_log_opens_whatever_is_in_one_of_its_files(path, name):
-    fill(path)
+    fill(path, 3)
     Path(path, name).write_bytes(b"#!/bin/sh\n" * 200)
     with segstore.open(path, background=False) as log:
         assert len(list(log)) == 152

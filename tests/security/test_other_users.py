@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import segstore
+from tests.security.filled import fill
 
 GROUP = 4242
 READER = 65534
@@ -31,16 +32,6 @@ def shared(tmp_path: Path) -> Path:
 def share(directory: Path, mode: int) -> None:
     os.chown(directory, -1, GROUP)
     directory.chmod(mode)
-
-
-def fill(path: Path) -> None:
-    with segstore.open(path, background=False) as log:
-        for _ in range(2):
-            log.append_many([b"record %d" % number for number in range(50)], keys=[b"k"] * 50)
-            log.roll()
-        log.compress()
-        log.append_many([bytes(40_000), b"last"])
-        log.consumer("one").commit()
 
 
 def said_by_another_user(
@@ -103,7 +94,7 @@ def test_files_have_the_group_bits_of_the_directory_where_its_group_may_read_it(
     shared.chmod(directory)
     before = os.umask(0o077)
     try:
-        fill(shared)
+        fill(shared, 2)
     finally:
         os.umask(before)
     assert modes(shared) == {files}
@@ -114,7 +105,7 @@ def test_files_have_the_group_bits_of_the_directory_where_its_group_may_read_it(
 @pytest.mark.parametrize("mode", [0o750, 0o2750])
 def test_files_belong_to_the_group_of_the_directory_with_and_without_setgid(shared, mode):
     share(shared, mode)
-    fill(shared)
+    fill(shared, 2)
     assert {file.stat().st_gid for file in shared.iterdir()} == {GROUP}
 
 
@@ -122,14 +113,14 @@ def test_files_belong_to_the_group_of_the_directory_with_and_without_setgid(shar
 def test_files_stay_private_where_the_writer_can_give_them_to_no_other_group(shared):
     os.chown(shared, READER, GROUP)  # a group that its owner is no member of
     shared.chmod(0o750)
-    assert said_by_another_user(lambda: fill(shared), groups=()) == "None"
+    assert said_by_another_user(lambda: fill(shared, 2), groups=()) == "None"
     assert modes(shared) == {0o600}
 
 
 @as_root
 def test_a_user_of_the_group_reads_everything(shared):
     share(shared, 0o750)
-    fill(shared)
+    fill(shared, 2)
 
     def read():
         with segstore.open(shared, "r") as log:
@@ -169,7 +160,7 @@ def test_a_user_of_the_group_follows(shared, mode, wakes):
 @as_root
 def test_a_user_who_may_only_read_is_told_what_takes_more(shared):
     share(shared, 0o750)
-    fill(shared)
+    fill(shared, 2)
     before = {file.name: file.read_bytes() for file in shared.iterdir()}
 
     def consume():
@@ -188,7 +179,7 @@ def test_a_user_who_may_only_read_is_told_what_takes_more(shared):
 @as_root
 def test_a_user_who_may_only_read_can_copy_the_log(shared):
     share(shared, 0o750)
-    fill(shared)
+    fill(shared, 2)
     elsewhere = shared.parent / "elsewhere"
     elsewhere.mkdir()
     elsewhere.chmod(0o777)
@@ -202,7 +193,7 @@ def test_a_user_who_may_only_read_can_copy_the_log(shared):
 @as_root
 def test_a_consumer_of_a_group_that_may_write_works_beside_the_writer(shared):
     share(shared, 0o770)
-    fill(shared)
+    fill(shared, 2)
 
     def consume():
         with segstore.open(shared, "r") as log, log.consumer("two") as consumer:
@@ -220,7 +211,7 @@ def test_a_consumer_of_a_group_that_may_write_works_beside_the_writer(shared):
 @as_root
 def test_what_root_does_to_a_log_leaves_it_to_its_owner(shared: Path) -> None:
     os.chown(shared, READER, -1)
-    fill(shared)
+    fill(shared, 2)
     with segstore.open(shared, background=False) as log:
         log.roll()
         log.compress()
