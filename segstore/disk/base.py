@@ -4,7 +4,8 @@ Rules that every implementation keeps:
 1. Names are plain file names, never paths: a disk is one directory.
 2. Errors are `OSError` with an `errno`.
 3. `File.write` writes all or raises; what a failed write left behind is for the caller to undo.
-4. `sync` covers the data and the size of a file, `sync_directory` the names.
+4. `sync` covers the data and the size of a file, with what was stored into its mappings;
+   `sync_directory` covers the names.
 5. A mapping is of a fixed size, over blocks that `allocate` got before, so that no store into it
    can fail; a file is never made smaller while it is mapped.
 """
@@ -31,9 +32,6 @@ class Mapping(Protocol):
     @property
     def view(self) -> memoryview:
         """The bytes; writable if the file was opened for writing."""
-
-    def sync(self) -> None:
-        """Bring what was stored to the device."""
 
     def wait(self, at: int, value: int, timeout_s: float) -> None:
         """Sleep while the u32 at `at` (a multiple of 4) is `value`, until `wake` or the time is up.

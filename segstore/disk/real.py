@@ -53,10 +53,6 @@ class OsMapping(Handle):
         self._is_writable = write
         self._futex_made: Futex | None = None
 
-    def sync(self) -> None:
-        """msync; the file still needs its own sync for its size and blocks."""
-        self._map.flush()
-
     def wait(self, at: int, value: int, timeout_s: float) -> None:
         """By futex where the system has it and the mapping is writable, else by sleeping."""
         if self._futex is None:
@@ -168,7 +164,11 @@ class OsFile(Handle):
             os.posix_fadvise(self.descriptor, position, size_bytes, os.POSIX_FADV_DONTNEED)
 
     def sync(self, *, data_only: bool = False) -> None:
-        """Fdatasync (which covers the size that reading needs) or fsync."""
+        """Fdatasync (which covers the size that reading needs) or fsync.
+
+        Either covers stores into mappings, too; `mmap.flush`, which is for them, would hold the
+        interpreter's lock while the device writes.
+        """
         (os.fdatasync if data_only else os.fsync)(self.descriptor)
 
     def map(self, size_bytes: int) -> OsMapping:

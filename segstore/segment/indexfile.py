@@ -130,7 +130,6 @@ class IndexFile:
 
     def sync(self) -> None:
         """Bring the entries to the device."""
-        self._mapping.sync()
         self._file.sync()
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ Rule 4: a register is one aligned 8-byte store, and what it says is true wheneve
         durable is stored after the sync returned, end after the write returned.
 """
 
-from segstore.disk import Disk, Mapping, open_anew
+from segstore.disk import Disk, File, open_anew
 from segstore.errors import LogClosedError
 from segstore.format.fileheader import (
     FILE_HEADER_BYTES,
@@ -104,11 +104,12 @@ class Register:
 class Tail:
     """The tail file, opened and mapped."""
 
-    def __init__(self, mapping: Mapping, header: FileHeader | None) -> None:
+    def __init__(self, file: File, header: FileHeader | None) -> None:
         """`header` is None where it is damaged: the frames say themselves whose they are."""
-        self._mapping = mapping
+        self._file = file
+        self._mapping = file.map(TAIL_BYTES)
         self.log_id = None if header is None else header.log_id
-        self.view = mapping.view
+        self.view = self._mapping.view
         self.end = Register(self.view, _END_AT)
         self.durable = Register(self.view, _DURABLE_AT)
         self.recovery_point = Register(self.view, _RECOVERY_POINT_AT)
@@ -139,9 +140,13 @@ class Tail:
             header = decode_file_header(file.read(FILE_HEADER_BYTES, 0), KIND_TAIL)
             if write:  # a copy may have holes, and a store into one on a full disk is SIGBUS
                 file.allocate(TAIL_BYTES)
-            return cls(file.map(TAIL_BYTES), header)
-        finally:
+            tail = cls(file, header)
+            if not write:  # who only reads needs no more than the mapping
+                file.close()
+            return tail
+        except BaseException:
             file.close()
+            raise
 
     @classmethod
     def create(cls, disk: Disk, log_id: bytes, created: int, end_offset: int) -> "Tail":
@@ -156,17 +161,15 @@ class Tail:
             file.allocate(TAIL_BYTES)
             header = FileHeader(KIND_TAIL, 0, log_id, created)
             file.write([encode_file_header(header)], 0)
-            tail = cls(file.map(TAIL_BYTES), header)
+            tail = cls(file, header)
             for register in (tail.end, tail.durable, tail.recovery_point):
                 register.set(end_offset)
             tail.epoch.set(1)
-            tail.sync()
             file.sync()
         except OSError:
+            file.close()
             disk.unlink(name)
             raise
-        finally:
-            file.close()
         disk.rename(name, TAIL)
         disk.sync_directory()
         return tail
@@ -189,10 +192,11 @@ class Tail:
 
     def sync(self) -> None:
         """Bring the tail to the device."""
-        self._mapping.sync()
+        self._file.sync(data_only=True)
 
     def close(self) -> None:
-        """Unmap."""
+        """Unmap and close."""
         for register in self._registers:
             register.release()
         self._mapping.close()
+        self._file.close()

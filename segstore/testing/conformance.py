@@ -139,7 +139,7 @@ class DiskConformance:
         assert not mapping.view.readonly
         mapping.view[5:8] = b"abc"
         assert reader.read(3, 5) == bytes(seen.view[5:8]) == b"abc"
-        mapping.sync()
+        file.sync()
         seen.wait(8, 0, 0.01)  # returns by itself
         mapping.wake(8)
         seen.close()

@@ -7,7 +7,7 @@ of a kind, once or from then on. It goes around `MemoryDisk` and around the real
     log = Log(disk, "a", LogConfig.of({"background": False}))
 
 Kinds of operations: "names", "size_of", "open", "create", "read", "size", "write", "truncate",
-"allocate", "sync", "map", "map_sync", "lock", "rename", "link", "unlink",
+"allocate", "sync", "map", "lock", "rename", "link", "unlink",
 "sync_directory". "short_write" counts with "write", and writes a part before it fails.
 """
 
@@ -35,7 +35,6 @@ KINDS = (
     "allocate",
     "sync",
     "map",
-    "map_sync",
     "lock",
     "rename",
     "link",
@@ -53,7 +52,7 @@ class Fault(NamedTuple):
         number: which one of that kind, from 1.
         errno: the error.
         is_lasting: whether every later one fails too.
-        drops_data: for "sync" and "map_sync" on a `MemoryDisk`: what was not synced stays in the
+        drops_data: for "sync" on a `MemoryDisk`: what was not synced stays in the
             cache and never reaches the device, as on ext4 and XFS after a failed fsync.
     """
 
@@ -220,7 +219,7 @@ class FaultyFile:
     def map(self, size_bytes: int) -> FaultyMapping:
         """As inside, or a fault."""
         self._disk.check("map", self.name)
-        return FaultyMapping(self._disk, self._inner.map(size_bytes), self.name)
+        return FaultyMapping(self._inner.map(size_bytes))
 
     def lock(self, *, shared: bool = False) -> None:
         """As inside, or a fault."""
@@ -235,24 +234,13 @@ class FaultyFile:
 class FaultyMapping:
     """A mapping of a `FaultyDisk`."""
 
-    def __init__(self, disk: FaultyDisk, inner: Mapping, name: str) -> None:
-        self._disk = disk
+    def __init__(self, inner: Mapping) -> None:
         self._inner = inner
-        self._name = name
 
     @property
     def view(self) -> memoryview:
         """As inside."""
         return self._inner.view
-
-    def sync(self) -> None:
-        """As inside, or a fault, which may drop what was to be synced."""
-        fault = self._disk.next_fault("map_sync", self._name)
-        if fault is None:
-            self._inner.sync()
-            return
-        _drop(self._inner, fault)
-        raise _error(fault, self._name)
 
     def wait(self, at: int, value: int, timeout_s: float) -> None:
         """As inside."""
@@ -267,7 +255,7 @@ class FaultyMapping:
         self._inner.close()
 
 
-def _drop(inner: File | Mapping, fault: Fault) -> None:
+def _drop(inner: File, fault: Fault) -> None:
     drop = getattr(inner, "drop_unsynced", None)
     if fault.drops_data and drop is not None:
         drop()

@@ -40,7 +40,7 @@ class Event(NamedTuple):
     """A change that is about to be made to a disk.
 
     Attributes:
-        kind: "write", "truncate", "allocate", "sync", "map sync", "create", "rename", "unlink" or
+        kind: "write", "truncate", "allocate", "sync", "create", "rename", "unlink" or
             "sync directory".
         name: the file; empty for the directory.
         position: of a write, or the new size.
@@ -152,22 +152,12 @@ class MemoryMapping:
         view = memoryview(node.data)[:size_bytes]
         self.view = view if write else view.toreadonly()
 
-    def sync(self) -> None:
-        """Bring the file to the device, as msync does."""
-        self._disk.tell(Event("map sync", self._disk.name_of(self._node)))
-        self._node.sync()
-
     def wait(self, at: int, value: int, timeout_s: float) -> None:  # noqa: ARG002
         """Sleep shortly: there are no other processes."""
         time.sleep(min(timeout_s, 0.001))
 
     def wake(self, at: int) -> None:
         """Nobody sleeps for long."""
-
-    def drop_unsynced(self) -> None:
-        """See `MemoryFile.drop_unsynced`."""
-        self._node.look()
-        self._node.drop()
 
     def close(self) -> None:
         """Give the view back."""
@@ -236,7 +226,7 @@ class MemoryFile:
         """Nothing: a power cut may keep any part of what is unsynced anyway."""
 
     def sync(self, *, data_only: bool = False) -> None:  # noqa: ARG002
-        """Bring data and size to the device."""
+        """Bring data, stores into mappings, and size to the device."""
         node = self._open_node()
         self._disk.tell(Event("sync", self.name))
         node.sync()
@@ -415,10 +405,6 @@ class MemoryDisk:
         disk._names = {name: _Node(data) for name, data in contents.items()}
         disk._device_names = dict(disk._names)
         return disk
-
-    def name_of(self, node: _Node) -> str:
-        """A name of a file, for messages."""
-        return next((name for name, found in self._names.items() if found is node), "")
 
     def _named(self, name: str) -> _Node:
         if name not in self._names:

@@ -27,11 +27,12 @@ def causes(error: BaseException) -> list[BaseException]:
     return found
 
 
-def failing(kind: str) -> tuple[FaultyDisk, Log]:
+def failing(kind: str, number: int = 1) -> tuple[FaultyDisk, Log]:
+    """From the next such operation on, or a later one."""
     disk = FaultyDisk(MemoryDisk())
     log = Log(disk, "a", CONFIG)
     log.append_many([b"some record"] * 500)
-    disk.faults = [Fault(kind, disk.counts[kind] + 1, errno.EIO, is_lasting=True)]
+    disk.faults = [Fault(kind, disk.counts[kind] + number, errno.EIO, is_lasting=True)]
     return disk, log
 
 
@@ -41,7 +42,6 @@ def failing(kind: str) -> tuple[FaultyDisk, Log]:
         ("write", lambda log: log.append_many([b"x" * 100] * 500)),
         ("sync", lambda log: log.append(b"x", durability="durable")),
         ("sync", Log.close),
-        ("map_sync", Log.close),
         ("create", Log.roll),
         ("read", lambda log: list(log.read())),
         ("read", lambda log: log[0]),
@@ -58,6 +58,16 @@ def test_a_failed_call_is_the_cause_and_no_error_its_own(
     assert disk.path in str(caught.value)
     assert type(causes(caught.value)[-1]) is OSError
     disk.faults = []
+
+
+def test_the_last_sync_of_a_close_is_of_the_tail() -> None:
+    disk, log = failing("sync", 1000)
+    count = disk.counts["sync"]
+    log.close()
+    disk, log = failing("sync", disk.counts["sync"] - count)
+    with pytest.raises(StorageError, match="the tail can't be synced") as caught:
+        log.close()
+    assert type(causes(caught.value)[-1]) is OSError
 
 
 def test_damage_is_not_its_own_cause() -> None:

@@ -18,7 +18,7 @@ from tests.torture.workload import Workload, small_config, small_tail
 
 KINDS = (
     "open", "create", "read", "write", "short_write", "truncate", "allocate", "sync", "map",
-    "map_sync", "lock", "rename", "unlink", "sync_directory", "names", "size_of", "size",
+    "lock", "rename", "unlink", "sync_directory", "names", "size_of", "size",
 )  # fmt: skip
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EROFS, errno.EACCES)
 STEPS = 45
@@ -31,7 +31,7 @@ def run(run: Run) -> None:
     for kind in KINDS:
         for number, error in enumerate(ERRORS):
             for is_lasting in (False, True):
-                drops = (False, True) if number == 0 and kind in ("sync", "map_sync") else (False,)
+                drops = (False, True) if number == 0 and kind == "sync" else (False,)
                 for drops_data in drops:
                     at = 1 + run.random.randrange(stride)
                     while not run.is_over:

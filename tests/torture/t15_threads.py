@@ -32,7 +32,7 @@ POINTS_PER_LIFE = 5
 # The steps until the end of a life that is a kill or a power cut.
 STEPS_MAX = 3000
 _CHANGES = {"create", "write", "truncate", "allocate", "rename", "unlink"}
-_CHANGES |= {"sync", "map_sync", "sync_directory"}
+_CHANGES |= {"sync", "sync_directory"}
 # Of a thread, with its name and its choices.
 Step = Callable[[str, Random], object]
 _FAULTS = ("sync", "sync", "write", "short_write", "create", "rename", "unlink", "sync_directory")
