@@ -55,7 +55,8 @@ def test_a_reader_sees_durable_records_although_the_tail_lags_behind(disk: Memor
 
 def test_a_reader_passes_by_a_segment_that_a_power_cut_left_behind_a_gap(disk: MemoryDisk) -> None:
     log = Log(disk, "a", CONFIG)
-    log.append(b"durable", durability="durable")
+    log.append(b"durable")
+    log.sync()
 
     before_sync: list[MemoryDisk] = []
 
@@ -81,7 +82,8 @@ def test_a_reader_passes_by_a_segment_that_a_power_cut_left_behind_a_gap(disk: M
 
 def test_a_reader_passes_by_a_tail_that_a_power_cut_left_behind_a_gap(disk: MemoryDisk) -> None:
     log = Log(disk, "a", CONFIG)
-    log.append(b"durable", durability="durable")
+    log.append(b"durable")
+    log.sync()
     log.append_many([b"lost"] * 10)
     log._appending().drain()
     log.append(b"behind the gap")
@@ -158,7 +160,8 @@ def test_a_second_opening_changes_nothing_after_a_torn_header_and_frame(disk: Me
 
 def test_the_times_of_frames_that_were_cut_leave_no_trace_in_the_index(disk: MemoryDisk) -> None:
     log = Log(disk, "a", CONFIG)
-    log.append(b"kept", timestamp=1, durability="durable")
+    log.append(b"kept", timestamp=1)
+    log.sync()
     log.append(b"torn", timestamp=2)
     log._appending().drain()
     log.append(b"behind it", timestamp=2**60)
@@ -227,7 +230,8 @@ def test_a_reader_sees_a_truncation_that_was_begun_as_done(disk: MemoryDisk) -> 
 
 def test_what_an_earlier_life_left_in_the_tail_is_never_taken_for_new(disk: MemoryDisk) -> None:
     log = Log(disk, "a", CONFIG)
-    log.append(b"durable", durability="durable")
+    log.append(b"durable")
+    log.sync()
     for number in range(40):  # offsets 1 to 40: a drain, and then the tail from its start again
         log.append(b"old %04d" % number + bytes(24))
         if number == 19:
@@ -255,7 +259,8 @@ def test_the_published_end_is_lowered_when_a_power_cut_took_what_it_published(
     disk: MemoryDisk,
 ) -> None:
     log = Log(disk, "a", CONFIG)
-    log.append(b"durable", durability="durable")
+    log.append(b"durable")
+    log.sync()
     log.append_many([b"lost"] * 10)
     log._appending().drain()
     contents = synced(disk).contents()
@@ -337,7 +342,8 @@ def test_a_write_that_a_kill_stopped_halfway_is_cut_and_its_records_come_from_th
     log = Log(disk, "a", CONFIG)
     sent = [b"%d " % number + bytes(100) for number in range(30)]
     for value in sent[:3]:
-        log.append(value, durability="durable")
+        log.append(value)
+    log.sync()
     staged: list[tuple[MemoryDisk, Event]] = []
 
     def watch(disk: MemoryDisk, event: Event) -> None:

@@ -418,7 +418,8 @@ class Log(Handle):
         """
         with self._keeping_house("the log can't be trimmed") as writer:
             before = self._reading().bounds(before, None).start
-            writer.sync(before)  # the start must never be ahead of what survives a power cut
+            # The start must never be ahead of what survives a power cut.
+            writer.sync_segments(before)
             self._started.start.move(before, time.time_ns())
             try:
                 self._sweeper.sweep(dry_run=False)
@@ -442,7 +443,7 @@ class Log(Handle):
             start, end_offset = view.start_offset(), checked_int(after) + 1
             if not start <= end_offset <= view.end_offset():
                 raise OffsetOutOfRangeError(after, start, view.end_offset())
-            writer.sync()
+            writer.sync_segments()
             with HeldStart(self._disk) as held, held, writer.exclusively():
                 if writer.end_offset > end_offset:
                     interval = self._config.index_interval
@@ -528,7 +529,7 @@ class Log(Handle):
 
             view = self._view()
             if self._writer is not None:
-                self._writer.sync()
+                self._writer.sync_segments()
             return take_snapshot(view, os.fspath(path), self._log_id or b"", time.time_ns())
 
     def repair(self, *, dry_run: bool = False) -> RepairReport:

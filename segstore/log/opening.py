@@ -131,15 +131,26 @@ def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | Non
     """
     tail = tail or Tail.open(disk, write=write)
     # Read before the files are looked at: a writer at work moves them on meanwhile.
-    recovery_point = (tail.recovery_point.read() or 0) if tail is not None else 0
-    durable_offset = (tail.durable.read() or 0) if tail is not None else 0
+    recovery_point = durable_offset = tail_durable_offset = 0
+    if tail is not None:
+        recovery_point = tail.recovery_point.read() or 0
+        durable_offset = tail.durable.read() or 0
+        tail_durable_offset = tail.tail_durable.read() or 0
     catalog, leftovers = list_segments(disk)
     # A writer has carried a truncation out by now; a reader sees the log as it is to become.
     ends_at = pending_truncation(disk)
     if ends_at is not None:
         catalog = Catalog(s for s in catalog.segments if s.base_offset < ends_at)
         durable_offset = min(durable_offset, ends_at)
+        tail_durable_offset = 0  # what was below the new end went to the segments before
     log_id, start_offset = _identify(disk, catalog, tail)
+    reader = None
+    if ends_at is not None:
+        tail = None
+    if tail is not None and log_id is not None:
+        reader = TailReader(tail.view, log_tag(log_id))
+    # Before the segments: a writer at work drains it into these.
+    staged = Staged(0, [], [], []) if reader is None else reader.read_all()
     run = catalog.unsealed_run()
     scanned = [
         scan_segment(
@@ -164,13 +175,7 @@ def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | Non
     # be gone: a power cut undoes removals in no order.
     scan_start = max(sealed_end or 0, start_offset)
     scan_start = min([scan_start, *(found.state.base_offset for found in scanned[:1])])
-    reader = None
-    if ends_at is not None:
-        tail = None
-    if tail is not None and log_id is not None:
-        reader = TailReader(tail.view, log_tag(log_id))
-    staged = Staged(0, [], [], []) if reader is None else reader.read_all()
-    judged = plan(scanned, vouch, scan_start, staged.offsets)
+    judged = plan(scanned, vouch, scan_start, staged.offsets, tail_durable_offset)
     if ends_at is not None:
         judged = judged._replace(next_offset=min(judged.next_offset, ends_at))
     return Found(
@@ -263,7 +268,7 @@ def _id_with_tag(disk: Disk, segment: Segment) -> bytes:
 def lost_ranges(disk: Disk, found: Found) -> list[LostRange]:
     """What of the findings is damage, and not just a torn tail, and what no file holds."""
     start_offset = found.start_offset
-    return _missing(disk, found) + [
+    lost = _missing(disk, found) + [
         LostRange(
             _path(disk, finding.base_offset),
             finding.damage.position,
@@ -274,6 +279,13 @@ def lost_ranges(disk: Disk, found: Found) -> list[LostRange]:
         if finding.verdict is not Verdict.TORN
         and (finding.offsets.start >= start_offset or finding.offsets.stop > start_offset)
     ]
+    if found.plan.tail_lost.stop > start_offset:
+        path = os.path.join(disk.path, TAIL)
+        reason = "the tail held them durably, and has them no more"
+        offsets = found.plan.tail_lost
+        offsets = offsets[max(0, start_offset - offsets.start) :]
+        lost.append(LostRange(path, FRAMES_POSITION, offsets, reason))
+    return lost
 
 
 def _missing(disk: Disk, found: Found) -> list[LostRange]:

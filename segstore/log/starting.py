@@ -89,6 +89,7 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
         log_tag=log_tag(log_id),
         next_offset=end_offset,
         durable_offset=durable_offset,
+        tail_durable_offset=0 if tail is None else tail.tail_durable.read() or 0,
         durability=config.durability,
         batch_size_bytes=config.batch_size,
         unsealed_count_max=UNSEALED_COUNT_MAX if config.background else 0,
@@ -101,9 +102,11 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
         cuts.append(stray)
     if tail is not None and (cuts or (tail.end.read() or 0) > writer.end_offset):
         # Offsets will be given out again. What the tail alone had must survive it first.
-        if found.from_tail.values:
-            writer.sync()
+        writer.sync_segments()
         tail.void(writer.end_offset)
+    if writer.end_offset < found.plan.tail_lost.stop:
+        writer.skip(found.plan.tail_lost.stop)
+        writer.seal_rolled()  # the seal tells the next opening of the gap
     if tail is not None:
         # A crash may have come between the last write and this; readers go by it.
         tail.end.advance(writer.written_end)

@@ -226,7 +226,8 @@ class FileView:
         self._look_for_tail()
         if self._tail is None:
             return 0
-        return min(self._tail.durable.read() or 0, self.end_offset())
+        registers = (self._tail.durable, self._tail.tail_durable)
+        return min(max(register.read() or 0 for register in registers), self.end_offset())
 
     def written_end(self) -> int:
         """What the writer published, unless a power cut made that wrong.

@@ -74,6 +74,7 @@ class LogWriter:
         log_tag: int,
         next_offset: int,
         durable_offset: int,
+        tail_durable_offset: int,
         durability: Durability,
         batch_size_bytes: int,
         unsealed_count_max: int,
@@ -100,7 +101,7 @@ class LogWriter:
         # gate closes behind it, or it was undone.
         self._is_unsettled = False
         self._process_id = os.getpid()
-        self._durable_offset = durable_offset
+        self._durable_offset = max(durable_offset, tail_durable_offset)
         self.written_end = next_offset
         self.rewind_count = 0
         # Where there is no tail, a tail without any room does the same.
@@ -116,9 +117,10 @@ class LogWriter:
             ring,
         )
         self.buffer.batch_bytes_max = min(STAGED_FRAME_BYTES_MAX, batch_size_bytes)
-        self._restart_tail()
         self.buffer.next_offset = next_offset
         self.buffer.durable_offset = durable_offset
+        self._restart_count = 0
+        self._restart_tail()
         self.buffer.append_time = clock.now()
         self.buffer.is_open = True
         self._gate = _Gate(self)
@@ -168,7 +170,7 @@ class LogWriter:
     ) -> int:
         """Append one record of any kind; see `Log.append`."""
         level = self._level(durability)
-        # As the tail takes it: plain bytes, and no level, because a sync drains the tail.
+        # As the tail takes it: plain bytes, and no level, because a sync covers the tail.
         offset = self.buffer.append(
             as_bytes(value, "value"),
             key=None if key is None else as_bytes(key, "key"),
@@ -266,6 +268,18 @@ class LogWriter:
                 self.buffer.position = end_position
             self.buffer.next_offset = self.written_end + self.buffer.staged_count
 
+    def skip(self, end_offset: int) -> None:
+        """Go on at a higher offset, in a new segment: those before it were promised, and are gone.
+
+        Raises:
+            StorageError: it can't be created.
+        """
+        with self._append_lock, self._gate:
+            self._drain()
+            self.manager.active.state.end_offset = end_offset
+            self.written_end = self.buffer.next_offset = end_offset
+        self.roll()
+
     def drain(self) -> int:
         """Write what is staged in the tail to the active segment; the end offset reached.
 
@@ -276,29 +290,39 @@ class LogWriter:
             self._drain()
             return self.written_end
 
-    def sync(self, offset: int | None = None, *, with_index: bool = False) -> int:
+    def sync(self, offset: int | None = None, *, with_tail: bool = False) -> int:
         """Make every record below `offset` (by default all) durable; the durable offset reached.
+
+        `with_tail` leaves in the tail, durably, what does not fill a frame yet.
 
         Raises:
             SyncFailedError: a sync failed now or earlier; nothing is acknowledged any more.
             StorageError: the tail can't be drained.
         """
         target = self.end_offset if offset is None else offset
-        if self._durable_offset >= target and not with_index:
+        if self._durable_offset >= target:
             return self._durable_offset
         self._check_failure()  # the child of a fork would wait for a thread that it has not
-        if with_index:  # the background's, which nobody else's sync stands in for
-            with self._device_lock:
-                self._sync(with_index=True)
-            return self._durable_offset
         try:
             if self._sync_turn.take(target):
                 with self._device_lock:
-                    if self._durable_offset < target:
-                        self._sync(with_index=False)
+                    if self._durable_offset < target and not (with_tail and self._sync_tail()):
+                        self._sync_segments(with_index=False)
         finally:
             self._sync_turn.pass_on(self._durable_offset)
         return self._durable_offset
+
+    def sync_segments(self, offset: int | None = None) -> None:
+        """Make the segments durable without the tail, unless they are up to `offset`; indexes, too.
+
+        Raises:
+            SyncFailedError, StorageError: as `sync`.
+        """
+        self._check_failure()  # as there
+        if offset is not None and self.buffer.durable_offset >= offset:
+            return
+        with self._device_lock:
+            self._sync_segments(with_index=True)
 
     def roll(self) -> bool:
         """Start a new segment unless the active one is empty; True if it did.
@@ -327,7 +351,7 @@ class LogWriter:
             if not self.manager.unsealed_count:
                 return 0
             self.check_place()
-            synced_count = self._sync(with_index=False)
+            synced_count = self._sync_segments(with_index=False)
             try:
                 return self.manager.seal_rolled(synced_count)
             except OSError as error:
@@ -352,8 +376,8 @@ class LogWriter:
         """
         if self.manager.is_roll_due():
             self.roll()
-        if self._durable_offset < self.end_offset or self._recovery_point() < self.end_offset:
-            self.sync(with_index=True)
+        if self._recovery_point() < self.end_offset:
+            self.sync_segments()
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
@@ -374,9 +398,9 @@ class LogWriter:
         """Go on from a lower end offset; whoever calls is in `exclusively` and cut the files."""
         self.written_end = end_offset
         self._durable_offset = min(self._durable_offset, end_offset)
-        self._restart_tail()
         self.buffer.next_offset = end_offset
         self.buffer.durable_offset = self._durable_offset
+        self._restart_tail()
         # Last: whoever sees it changed sees nothing of before, and whoever doesn't looks again.
         self.rewind_count += 1
 
@@ -404,8 +428,7 @@ class LogWriter:
                     for writer in self.manager.writers():
                         writer.sync()
             else:
-                self._check_failure()
-                self.sync(with_index=True)
+                self.sync_segments()
             if self._tail is not None:
                 self._tail.sync()
         except StorageError:
@@ -485,11 +508,16 @@ class LogWriter:
     def _restart_tail(self) -> None:
         """Empty the tail, and let it take no more than the active segment still has room for.
 
-        So a segment rolls when it is due, and not up to a tail's worth of records later.
+        So a segment rolls when it is due, and not up to a tail's worth of records later. Nothing at
+        all while the tail holds durably what the segments don't yet: the next sync of these opens
+        it again. To wait for one here would make whoever appends wait for the device.
         """
         buffer = self.buffer
         buffer.restart()
+        self._restart_count += 1
         room = max(self.manager.room_bytes, self._batch_size_bytes)
+        if self._durable_offset > buffer.durable_offset:
+            room = 0
         buffer.limit = min(self._tail_bytes, FRAMES_POSITION + room)
 
     def _write(self, frames: list[EncodedFrame]) -> None:
@@ -513,7 +541,34 @@ class LogWriter:
         if self._tail is not None:
             self._tail.end.advance(self.written_end)
 
-    def _sync(self, *, with_index: bool) -> int:
+    def _sync_tail(self) -> bool:
+        """Sync the tail instead, if that is enough and no frame is full; the device lock is held.
+
+        The device has less to do than for a file that grows, as the tail is overwritten in place;
+        and the records still get to the segments in full frames.
+        """
+        if self._tail is None:
+            return False
+        buffer = self.buffer
+        with self._append_lock:
+            self._check_failure()  # another thread may have closed the log
+            target, restart_count = buffer.next_offset, self._restart_count
+            is_full = buffer.position >= FRAMES_POSITION + self._batch_size_bytes
+            if is_full or self.written_end > buffer.durable_offset or self._gate.is_entered:
+                return False
+        try:
+            self._tail.sync()
+        except OSError as error:
+            raise once_more(self._sync_failed(error)) from error
+        with self._append_lock:
+            if self._restart_count != restart_count:  # by an append that drained it: stored over
+                return False
+            self._durable_offset = target
+        self.sync_count += 1
+        self._tail.tail_durable.advance(target)
+        return True
+
+    def _sync_segments(self, *, with_index: bool) -> int:
         """Drain, then sync outside the append lock; the device lock is held.
 
         Returns how many of the rolled segments it covered: meanwhile another append may roll one.
@@ -532,6 +587,9 @@ class LogWriter:
             raise once_more(self._sync_failed(error)) from error
         self.sync_count += 1
         self._durable_offset = self.buffer.durable_offset = target
+        with self._append_lock:
+            if self.buffer.limit == FRAMES_POSITION:  # it was waiting for this
+                self._restart_tail()
         if self._tail is not None:
             self._tail.durable.advance(target)
             if with_index:
@@ -550,7 +608,7 @@ class LogWriter:
         except ValueError:  # another thread has closed the log since: whoever waits looks by itself
             pass
         if level == "durable":
-            self.sync(end_offset)
+            self.sync(end_offset, with_tail=True)
         if self.manager.unsealed_count:
             self.wake()
         if self.manager.unsealed_count > self._unsealed_count_max:
@@ -582,7 +640,7 @@ class LogWriter:
                 keys,
                 append_time=self.buffer.append_time,
                 log_tag=self._log_tag,
-                durable_offset=self._durable_offset,
+                durable_offset=self.buffer.durable_offset,
                 start=start,
                 stop=stop,
                 ends=ends,

@@ -25,6 +25,9 @@ and cutting it is what keeps the survivors a prefix, even if intact frames follo
 
 A log that just ends below the vouch, between two frames, has a bad spot at its end too, unless
 the tail still holds what follows: else the offsets that are gone would be given out again.
+
+What the tail promised by itself vouches for no segment: there it may be torn, and the tail has it.
+Only if that has it no more, it is lost as well.
 """
 
 from collections.abc import Sequence
@@ -201,6 +204,7 @@ class Plan(NamedTuple):
         next_offset: the log end offset without the tail.
         new_segment: writing goes on in a new segment (behind a spot that is CUT OFF).
         vouch: what is below it had been promised to survive.
+        tail_lost: what the tail had promised and doesn't hold; the log goes on behind.
     """
 
     findings: list[Finding]
@@ -209,16 +213,37 @@ class Plan(NamedTuple):
     next_offset: int
     new_segment: bool
     vouch: int
+    tail_lost: range = range(0)
 
 
 def plan(
-    segments: Sequence[ScannedSegment], vouch: int, end_offset: int, staged: range = range(0)
+    segments: Sequence[ScannedSegment],
+    vouch: int,
+    end_offset: int,
+    staged: range = range(0),
+    tail_durable_offset: int = 0,
 ) -> Plan:
-    """Judge the scanned segments, oldest first.
+    """Judge the scanned segments, oldest first, and what the tail has to go on with.
 
     `vouch` is what register and sealed segments state; the frames' own is added here.
-    `end_offset` is where the segments before them end, `staged` what the tail holds.
+    `end_offset` is where the segments before them end, `staged` what the tail holds, and
+    `tail_durable_offset` what it promised to.
     """
+    judged = _plan_segments(segments, vouch, end_offset, staged)
+    reach = judged.next_offset
+    if staged.start <= reach:
+        reach = max(reach, staged.stop)
+    if reach >= tail_durable_offset:
+        return judged
+    judged = judged._replace(tail_lost=range(reach, tail_durable_offset))
+    if reach == judged.next_offset:  # with nothing from the tail in between
+        judged = judged._replace(next_offset=tail_durable_offset, new_segment=True)
+    return judged
+
+
+def _plan_segments(
+    segments: Sequence[ScannedSegment], vouch: int, end_offset: int, staged: range
+) -> Plan:
     vouch = max([vouch, *(segment.vouch for segment in segments)])
     findings: list[Finding] = []
     for number, segment in enumerate(segments):

@@ -6,12 +6,13 @@
     +--------------+--------------------+---------+---------+-----+
 
     register, 32 bytes: two copies of | value u64 | its complement u64 |, written in turn
-    at 64: the end offset of the segments, at 96: the durable offset, at 128: the recovery point,
-    at 160: the epoch, which rises whenever offsets are given out again
+    at 64: the end offset of the segments, at 96: below which the segments are durable,
+    at 128: the recovery point, at 160: the epoch, which rises whenever offsets are given out again,
+    at 192: below which segments and tail together are durable
 
 A store into a shared mapping is in the page cache at once, so a record in the tail survives the
-process without a system call. The tail is drained into the active segment as full frames, and
-then used again from its start.
+process without a system call. A sync of the tail has it survive a power cut as well. The tail is
+drained into the active segment as full frames, and then used again from its start.
 
 Rule 1: the file is allocated before it is mapped and never changes its size.
 Rule 2: frames follow one another in the file as their offsets do. What an earlier round left
@@ -21,6 +22,7 @@ Rule 3: giving offsets out a second time (`truncate`, or recovery after it cut) 
         first, because rule 2 rests on offsets that only rise.
 Rule 4: a register is one aligned 8-byte store, and what it says is true whenever it says it:
         durable is stored after the sync returned, end after the write returned.
+Rule 5: what the tail alone holds durably is not stored over before the segments do.
 """
 
 from segstore.disk import Disk, File, open_anew
@@ -41,6 +43,7 @@ _END_AT = FILE_HEADER_BYTES
 _DURABLE_AT = _END_AT + 32
 _RECOVERY_POINT_AT = _DURABLE_AT + 32
 _EPOCH_AT = _RECOVERY_POINT_AT + 32
+_TAIL_DURABLE_AT = _EPOCH_AT + 32
 _ALL_ONES = 2**64 - 1
 
 
@@ -112,9 +115,10 @@ class Tail:
         self.view = self._mapping.view
         self.end = Register(self.view, _END_AT)
         self.durable = Register(self.view, _DURABLE_AT)
+        self.tail_durable = Register(self.view, _TAIL_DURABLE_AT)
         self.recovery_point = Register(self.view, _RECOVERY_POINT_AT)
         self.epoch = Register(self.view, _EPOCH_AT)
-        self._registers = (self.end, self.durable, self.recovery_point, self.epoch)
+        self._offsets = (self.end, self.durable, self.recovery_point, self.tail_durable)
 
     @staticmethod
     def is_in(disk: Disk) -> bool:
@@ -162,7 +166,7 @@ class Tail:
             header = FileHeader(KIND_TAIL, 0, log_id, created)
             file.write([encode_file_header(header)], 0)
             tail = cls(file, header)
-            for register in (tail.end, tail.durable, tail.recovery_point):
+            for register in tail._offsets:
                 register.set(end_offset)
             tail.epoch.set(1)
             file.sync()
@@ -185,7 +189,7 @@ class Tail:
         """Forget every frame and lower every register, durably, before offsets are given again."""
         size = len(self.view) - FRAMES_POSITION
         self.view[FRAMES_POSITION:] = bytes(size)
-        for register in (self.end, self.durable, self.recovery_point):
+        for register in self._offsets:
             register.set(min(end_offset, register.read() or 0))
         self.epoch.advance((self.epoch.read() or 0) + 1)
         self.sync()
@@ -196,7 +200,7 @@ class Tail:
 
     def close(self) -> None:
         """Unmap and close."""
-        for register in self._registers:
+        for register in (*self._offsets, self.epoch):
             register.release()
         self._mapping.close()
         self._file.close()

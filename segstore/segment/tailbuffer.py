@@ -49,7 +49,8 @@ class PythonTailBuffer:
         batch_bytes_max: how large a frame of several records may be.
         staged_count: how many records are staged for the drain.
         has_keys: whether any of them has a key.
-        append_time, durable_offset: what goes into the headers of the frames.
+        append_time, durable_offset: what goes into the headers of the frames. What is below that
+            offset is durable in the segments, and not in the tail only.
     """
 
     def __init__(

@@ -96,9 +96,8 @@ def test_many_single_record_batches_are_merged(path: str) -> None:
         made = []
         for number, value in enumerate(lines(1500)):
             key = [None, b"", b"k%d" % number][number % 3] if number >= 500 else None
-            log.append(
-                value, key=key, timestamp=7 if number < 900 else number, durability="durable"
-            )
+            log.append(value, key=key, timestamp=7 if number < 900 else number)
+            log.sync()
             made.append(Record(number, 7 if number < 900 else number, key, value))
         log.roll()
         before = sum(1 for _ in log.batches())

@@ -22,6 +22,7 @@ from segstore.log.manager import SegmentManager
 from segstore.segment import reader as reader_module
 from segstore.segment import writer as segment_writer_module
 from segstore.segment.checkpointfile import CheckpointFile
+from segstore.segment.tail import Tail
 from segstore.testing import faulty, memory
 from segstore.testing.faulty import Fault
 from segstore.testing.memory import MemoryDisk
@@ -241,8 +242,6 @@ def _no_lock() -> Iterator[None]:
 
 @contextmanager
 def _tail_not_voided() -> Iterator[None]:
-    from segstore.segment.tail import Tail
-
     with patch.object(Tail, "void", lambda *_: None):
         yield
 
@@ -300,6 +299,39 @@ def _turn_that_frees_all() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _unsynced_tail() -> Iterator[None]:
+    with patch.object(Tail, "sync", lambda _: None):
+        yield
+
+
+@contextmanager
+def _tail_used_too_early() -> Iterator[None]:
+    real = writer_module.LogWriter._restart_tail
+
+    def restart(self: Any) -> None:
+        durable_offset, self._durable_offset = self._durable_offset, 0
+        real(self)
+        self._durable_offset = durable_offset
+
+    with patch.object(writer_module.LogWriter, "_restart_tail", restart):
+        yield
+
+
+@contextmanager
+def _frames_that_vouch_for_the_tail() -> Iterator[None]:
+    real = writer_module.LogWriter._sync_tail
+
+    def sync_tail(self: Any) -> bool:
+        is_synced = real(self)
+        if is_synced:
+            self.buffer.durable_offset = self._durable_offset
+        return is_synced
+
+    with patch.object(writer_module.LogWriter, "_sync_tail", sync_tail):
+        yield
+
+
 BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
     "acknowledge before sync": (_acknowledge_before_sync, power_loss),
     "no directory sync": (_no_directory_sync, power_loss),
@@ -320,6 +352,9 @@ BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
     "commit before sync": (_commit_before_sync, power_loss_of_consumers),
     "sealed with the others": (_sealed_with_the_others, threads),
     "turn that frees all": (_turn_that_frees_all, threads),
+    "unsynced tail": (_unsynced_tail, power_loss),
+    "tail used too early": (_tail_used_too_early, threads),
+    "frames that vouch for the tail": (_frames_that_vouch_for_the_tail, threads),
 }
 
 
