@@ -144,6 +144,10 @@ class Tail:
             header = decode_file_header(file.read(FILE_HEADER_BYTES, 0), KIND_TAIL)
             if write:  # a copy may have holes, and a store into one on a full disk is SIGBUS
                 file.allocate(TAIL_BYTES)
+                # Whoever wrote or read much of it at once, as `cp` does, left it in the cache in
+                # large pieces, and a sync brings all of a piece to the device.
+                file.sync(data_only=True)
+                file.start_sync(TAIL_BYTES, 0)
             tail = cls(file, header)
             if not write:  # who only reads needs no more than the mapping
                 file.close()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import pytest
 
+import segstore
 from segstore.config import LogConfig
 from segstore.errors import LogClosedError
 from segstore.log.log import Log
@@ -227,3 +230,22 @@ def test_a_log_that_was_closed_meanwhile_is_no_failed_sync(disk: MemoryDisk) -> 
     log.close()
     with pytest.raises(LogClosedError):
         writer._sync_tail()
+
+
+def test_a_copied_log_brings_no_more_to_the_device(tmp_path: Path) -> None:
+    """What `cp` wrote is in the cache in pieces of many pages, each of which would go whole."""
+    with segstore.open(tmp_path / "log") as log:
+        log.append(b"first")
+    subprocess.run(["cp", "-r", tmp_path / "log", tmp_path / "copy"], check=True)
+    with segstore.open(tmp_path / "copy", sync_interval="1h") as log:
+        log.append(b"second", durability="durable")
+        before = written_bytes()
+        for _ in range(20):
+            log.append(b"durable", durability="durable")
+        assert written_bytes() - before < 20 * 20_000
+
+
+def written_bytes() -> int:
+    """What this process brought to devices."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["write_bytes"])
