@@ -109,13 +109,14 @@ class OsFile(Handle):
         return b"".join(pieces)
 
     def write(self, parts: Sequence[Buffer], position: int) -> None:
-        """pwritev, repeated until all is written: a full disk takes a part and says nothing."""
-        if len(parts) <= _IOV_MAX:
+        """Repeated until all is written: a full disk takes a part and says nothing."""
+        written = 0
+        if len(parts) == 1:  # which takes less, and is what most appends have
+            written = os.pwrite(self.descriptor, parts[0], position)
+        elif len(parts) <= _IOV_MAX:
             written = os.pwritev(self.descriptor, parts, position)
-            if written == sum(map(len, parts)):
-                return
-        else:
-            written = 0
+        if written == sum(map(len, parts)):
+            return
         rest = memoryview(b"".join(parts))[written:]
         position += written
         while rest:

@@ -43,7 +43,7 @@ ENTRIES_BYTES_MAX = INDEX_BYTES_MAX // 2
 SEALED = 1 << 0
 LZ4 = 1 << 1
 
-_ENTRY = Struct("<IIq")
+_ENTRY = Struct("<Qq")
 _STAMP = Struct("<IIQQQqqqqIIIII44x")
 _CRC_START = 4
 assert _ENTRY.size == ENTRY_BYTES
@@ -113,6 +113,10 @@ class OffsetIndex:
         """Append an entry; offsets and positions rise, `max_timestamp` never falls."""
         self._max_timestamps.append(max_timestamp)
         self.places.append(relative_offset << 32 | position)
+
+    def store(self, slot: int, view: memoryview, at: int) -> None:
+        """Put the 16 bytes of the entry `slot` in their place."""
+        _ENTRY.pack_into(view, at, self.places[slot], self._max_timestamps[slot])
 
     def cut(self, entry_count: int) -> None:
         """Keep the first `entry_count` entries."""
@@ -186,13 +190,6 @@ class OffsetIndex:
             if first_bad:
                 count = min(count, first_bad)
         return count
-
-
-def store_entry(
-    view: memoryview, at: int, relative_offset: int, position: int, max_timestamp: int
-) -> None:
-    """Put the 16 bytes of one entry in their place."""
-    _ENTRY.pack_into(view, at, position, relative_offset, max_timestamp)
 
 
 def encode_stamp(stamp: Stamp) -> bytes:

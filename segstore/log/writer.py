@@ -609,12 +609,13 @@ class LogWriter:
             pass
         if level == "durable":
             self.sync(end_offset, with_tail=True)
-        if self.manager.unsealed_count:
+        unsealed_count = self.manager.unsealed_count
+        if unsealed_count:
             self.wake()
-        if self.manager.unsealed_count > self._unsealed_count_max:
-            # The append has done its part: an error here is for the next call that meets it.
-            with suppress(StorageError):
-                self.seal_rolled()
+            if unsealed_count > self._unsealed_count_max:
+                # The append has done its part: an error here is for the next call that meets it.
+                with suppress(StorageError):
+                    self.seal_rolled()
 
     def _frames(
         self,

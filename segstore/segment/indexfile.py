@@ -20,7 +20,6 @@ from segstore.format.index import (
     OffsetIndex,
     Stamp,
     decode_stamp,
-    store_entry,
 )
 from segstore.format.names import RAW_INDEX_SUFFIX, segment_file
 
@@ -118,10 +117,10 @@ class IndexFile:
                 view[at : at + size_bytes] = _EMPTY_PIECE[:size_bytes]
         return resumed
 
-    def put(self, slot: int, relative_offset: int, position: int, max_timestamp: int) -> None:
-        """Store the entry `slot`."""
-        at = ENTRIES_POSITION + slot * ENTRY_BYTES
-        store_entry(self._mapping.view, at, relative_offset, position, max_timestamp)
+    def put_last(self, index: OffsetIndex) -> None:
+        """Store the last entry of `index`, in its slot."""
+        slot = len(index.places) - 1
+        index.store(slot, self._mapping.view, ENTRIES_POSITION + slot * ENTRY_BYTES)
 
     def clear_from(self, slot: int) -> None:
         """Empty the entries from `slot` on."""

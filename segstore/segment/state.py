@@ -85,10 +85,9 @@ class SegmentState:
         self.end_offset = base_offset + record_count
         self.stretch(min_timestamp, max_timestamp, append_time, has_keys=has_keys)
         index = self.index
-        count = len(index)
+        count = len(index.places)
         if wants_entry is None:
-            last = index.position(count - 1) if count else -self.index_interval_bytes
-            wants_entry = position - last >= self.index_interval_bytes
+            wants_entry = not count or position - index.position(-1) >= self.index_interval_bytes
         if not wants_entry:
             return False
         if entry_count_max is not None and count >= entry_count_max:

@@ -86,7 +86,7 @@ class SegmentWriter:
     @property
     def is_index_full(self) -> bool:
         """Whether another entry may not fit, so that the segment has to roll."""
-        return len(self.state.index) >= self._index_file.capacity
+        return len(self.state.index.places) >= self._index_file.capacity
 
     def write(self, frames: Sequence[EncodedFrame], append_time: int) -> None:
         """Append frames, all or none.
@@ -116,8 +116,7 @@ class SegmentWriter:
                 entry_count_max=self._index_file.capacity,
             )
             if has_entry:
-                slot = len(state.index) - 1
-                self._index_file.put(slot, *state.index[slot])
+                self._index_file.put_last(state.index)
             position += size
 
     def cut_back(self, mark: Mark) -> None:

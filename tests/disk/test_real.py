@@ -36,6 +36,10 @@ def test_a_write_that_takes_only_a_part_goes_on_with_the_rest(disk, monkeypatch)
     monkeypatch.setattr(os, "pwritev", lambda fd, parts, at: whole(fd, [parts[0][:2]], at))
     file.write([b"abc", b"def"], 1)
     assert file.read(10, 0) == b"\0abcdef"
+    one = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: one(fd, data[:2], at))
+    file.write([b"ghijk"], 7)
+    assert file.read(20, 0) == b"\0abcdefghijk"
 
 
 def test_a_write_that_takes_nothing_is_an_error_and_no_loop(disk, monkeypatch):

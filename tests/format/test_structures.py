@@ -36,7 +36,6 @@ from segstore.format.index import (
     decode_stamp,
     encode_stamp,
     is_body_intact,
-    store_entry,
 )
 from segstore.format.names import OFFSET_MAX
 
@@ -149,8 +148,8 @@ def test_index_entries_come_back_and_end_at_the_first_empty_one(steps, empty_cou
     index, entries = index_of(steps)
     data = index.encode()
     stored = bytearray(len(data))
-    for slot, entry in enumerate(entries):
-        store_entry(memoryview(stored), slot * ENTRY_BYTES, *entry)
+    for slot in range(len(entries)):
+        index.store(slot, memoryview(stored), slot * ENTRY_BYTES)
     assert data == stored
     found = OffsetIndex.decode(data + bytes(empty_count * ENTRY_BYTES))
     assert [found[slot] for slot in range(len(found))] == entries
