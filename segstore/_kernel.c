@@ -42,6 +42,7 @@
 enum {
     DECODE_HEAD,
     JOIN_FRAME,
+    JOIN_WHOLE,
     MAKE_RECORDS,
     MEASURE,
     READ_RECORD,
@@ -55,6 +56,7 @@ static const struct {
 } functions[] = {
     [DECODE_HEAD] = {"decode_head", "segstore.format.pointread"},
     [JOIN_FRAME] = {"join_frame", "segstore.format.framejoin"},
+    [JOIN_WHOLE] = {"join_whole", "segstore.format.framejoin"},
     [MAKE_RECORDS] = {"make_records", "segstore.format.columns"},
     [MEASURE] = {"measure", "segstore.format.columns"},
     [READ_RECORD] = {"read_record", "segstore.format.pointread"},
@@ -638,6 +640,7 @@ make_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 #define CRC_START 8
 #define BODY_BYTES_MAX (32 << 20)
 #define RECORD_COUNT_MAX (1 << 20)
+#define PIECE_RECORDS_MAX (RECORD_COUNT_MAX / 4)
 
 /* As in segstore/format/framelayout.py. */
 typedef struct {
@@ -837,17 +840,18 @@ store_items(PyObject *items, Py_ssize_t start, Py_ssize_t stop, char *offset_at,
     }
 }
 
-/* NULL, perhaps with an exception, where anything is not plain. `keys` is NULL where there are
-   none. No allocation here runs the collector, so the lists stay as they are. */
+/* NULL, perhaps with an exception, where anything is not plain, or the values are fewer or more
+   bytes than said. `keys` is NULL where there are none. No allocation here runs the collector, so
+   the lists stay as they are. */
 static PyObject *
 join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *times,
-             PyObject *keys, FrameHeader header)
+             PyObject *keys, FrameHeader header, int64_t size_min, int64_t size_max)
 {
     bool has_nulls = false;
-    int64_t size = size_of_items(values, start, stop, INT32_MAX, NULL);
+    int64_t size = size_of_items(values, start, stop, size_max, NULL);
     int64_t keys_size =
         keys == NULL ? 0 : size_of_items(keys, start, stop, INT32_MAX, &has_nulls);
-    if (size < 0 || keys_size < 0) {
+    if (size < size_min || keys_size < 0) {
         return NULL;
     }
     bool has_times = header.min_timestamp != header.max_timestamp;
@@ -884,6 +888,24 @@ join_checked(PyObject *values, Py_ssize_t start, Py_ssize_t stop, const Times *t
     return frame.bytes;
 }
 
+/* What of a header is passed: base offset, append time, log tag, durable offset; false where they
+   are not plain. */
+static bool
+read_fields(PyObject *const *args, FrameHeader *header)
+{
+    int64_t base_offset, append_time, log_tag, durable_offset;
+    if (!is_int64(args[0], &base_offset) || base_offset < 0 || !is_int64(args[1], &append_time) ||
+        !is_int64(args[2], &log_tag) || log_tag < 0 || log_tag > UINT32_MAX ||
+        !is_int64(args[3], &durable_offset) || durable_offset < 0) {
+        return false;
+    }
+    header->base_offset = (uint64_t)base_offset;
+    header->append_time = append_time;
+    header->log_tag = (uint32_t)log_tag;
+    header->durable_offset = (uint64_t)durable_offset;
+    return true;
+}
+
 PyDoc_STRVAR(join_frame_doc,
              "join_frame($module, values, ends, start, stop, timestamps, keys, base_offset,\n"
              "           append_time, log_tag, durable_offset, /)\n--\n\n"
@@ -896,17 +918,11 @@ join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         return hand_over(module, JOIN_FRAME, args, nargs);
     }
     PyObject *values = args[0], *keys = args[5] == Py_None ? NULL : args[5], *frame = NULL;
-    int64_t start, stop, base_offset, append_time, log_tag, durable_offset;
+    int64_t start, stop;
     FrameHeader header = {0};
     if (PyList_CheckExact(values) && (keys == NULL || PyList_CheckExact(keys)) &&
         is_int64(args[2], &start) && is_int64(args[3], &stop) && 0 <= start && start < stop &&
-        stop - start < INT32_MAX / 4 && is_int64(args[6], &base_offset) && base_offset >= 0 &&
-        is_int64(args[7], &append_time) && is_int64(args[8], &log_tag) && log_tag >= 0 &&
-        log_tag <= UINT32_MAX && is_int64(args[9], &durable_offset) && durable_offset >= 0) {
-        header.base_offset = (uint64_t)base_offset;
-        header.append_time = append_time;
-        header.log_tag = (uint32_t)log_tag;
-        header.durable_offset = (uint64_t)durable_offset;
+        stop - start < INT32_MAX / 4 && read_fields(args + 6, &header)) {
         Times times;
         /* The lists after the buffer, because an object may run Python to give one. */
         if (open_times(&times, args[4]) && stop <= PyList_GET_SIZE(values) &&
@@ -914,7 +930,7 @@ join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             time_range(&times, (Py_ssize_t)start, (Py_ssize_t)stop, &header.min_timestamp,
                        &header.max_timestamp)) {
             frame = join_checked(values, (Py_ssize_t)start, (Py_ssize_t)stop, &times, keys,
-                                 header);
+                                 header, 0, INT32_MAX);
         }
         close_times(&times);
     }
@@ -926,6 +942,35 @@ join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     memcpy(arguments, args, sizeof arguments);
     arguments[1] = Py_None;
     return hand_over(module, JOIN_FRAME, arguments, 10);
+}
+
+PyDoc_STRVAR(join_whole_doc,
+             "join_whole($module, values, size_min, size_max, timestamp, base_offset,\n"
+             "           append_time, log_tag, durable_offset, /)\n--\n\n"
+             "As segstore.format.framejoin.join_whole.");
+
+static PyObject *
+join_whole(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    int64_t size_min, size_max, time;
+    FrameHeader header = {0};
+    if (nargs != 8 || !PyList_CheckExact(args[0]) || !is_int64(args[1], &size_min) ||
+        size_min < 0 || !is_int64(args[2], &size_max) || size_max < 0 || size_max > INT32_MAX ||
+        !is_int64(args[3], &time) || !read_fields(args + 4, &header)) {
+        return hand_over(module, JOIN_WHOLE, args, nargs);
+    }
+    const Times times = {.same = args[3]};
+    header.min_timestamp = header.max_timestamp = time;
+    PyObject *frame = NULL;
+    Py_ssize_t count = PyList_GET_SIZE(args[0]);
+    if (0 < count && count <= PIECE_RECORDS_MAX) {
+        frame = join_checked(args[0], 0, count, &times, NULL, header, size_min,
+                             size_max - 4 * count);
+    }
+    if (frame == NULL) {
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    }
+    return Py_BuildValue("nN", count, frame);
 }
 
 /* Where things are in a frame of version BLOCKS, by the head of it. */
@@ -1317,8 +1362,9 @@ take_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 /* The small append                                                                            */
 
 #define FRAMES_POSITION 4096
-/* Of more records the slow way costs each next to nothing. */
-#define BATCH_COUNT_MAX 512
+/* More than Python takes: what is too large is found out within a few hundred values, which then
+   are in the cache for whoever looks at them next. */
+#define BATCH_COUNT_MAX 2048
 
 /* The bytes that a memoryview shows, by a view of our own: theirs may be released at any time. */
 static bool
@@ -2140,6 +2186,7 @@ kernel_free(void *module)
 static PyMethodDef kernel_functions[] = {
     {"decode_head", METHOD(decode_head), METH_FASTCALL, decode_head_doc},
     {"join_frame", METHOD(join_frame), METH_FASTCALL, join_frame_doc},
+    {"join_whole", METHOD(join_whole), METH_FASTCALL, join_whole_doc},
     {"measure", METHOD(measure), METH_O, measure_doc},
     {"read_record", METHOD(read_record), METH_FASTCALL, read_record_doc},
     {"split_column", METHOD(split_column), METH_FASTCALL, split_column_doc},

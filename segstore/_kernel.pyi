@@ -34,6 +34,17 @@ def join_frame(
     durable_offset: int,
     /,
 ) -> tuple[int, int, bytes]: ...
+def join_whole(
+    values: Iterable[object],
+    size_min: int,
+    size_max: int,
+    timestamp: int,
+    base_offset: int,
+    append_time: int,
+    log_tag: int,
+    durable_offset: int,
+    /,
+) -> tuple[int, bytes] | None: ...
 def split_column(
     data: Buffer, offsets_position: int, start: int, stop: int, position: int, /
 ) -> list[bytes]: ...

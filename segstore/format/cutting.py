@@ -7,7 +7,7 @@ from itertools import pairwise
 from segstore.format.framelayout import RECORD_COUNT_MAX
 
 # Less than a frame may hold, so that all columns of a piece and one largest record still fit one.
-_PIECE_RECORDS_MAX = RECORD_COUNT_MAX // 4
+PIECE_RECORDS_MAX = RECORD_COUNT_MAX // 4
 
 
 def cut_batch(columns: Sequence[Sequence[int]], size_bytes: int) -> list[tuple[int, int]]:
@@ -22,9 +22,9 @@ def cut_batch(columns: Sequence[Sequence[int]], size_bytes: int) -> list[tuple[i
 
     record_count = len(columns[0]) - 1
     total = place(record_count)
-    if total <= size_bytes and record_count <= _PIECE_RECORDS_MAX:
+    if total <= size_bytes and record_count <= PIECE_RECORDS_MAX:
         return [(0, record_count)]
-    piece_count = max(-(-total // size_bytes), -(-record_count // _PIECE_RECORDS_MAX))
+    piece_count = max(-(-total // size_bytes), -(-record_count // PIECE_RECORDS_MAX))
     # Mostly records are much alike, and as many in each piece will do.
     stops = [record_count * number // piece_count for number in range(piece_count + 1)]
     places = list(map(place, stops))
@@ -36,6 +36,6 @@ def cut_batch(columns: Sequence[Sequence[int]], size_bytes: int) -> list[tuple[i
         for number in range(1, piece_count)
     }
     # Pieces of much the same size may differ in their number of records as far as you like.
-    cuts.update(range(_PIECE_RECORDS_MAX, record_count, _PIECE_RECORDS_MAX))
+    cuts.update(range(PIECE_RECORDS_MAX, record_count, PIECE_RECORDS_MAX))
     stops = sorted(cut for cut in cuts if 0 < cut < record_count)
     return list(pairwise([0, *stops, record_count]))

@@ -1,13 +1,14 @@
 """Columns to the bytes of a frame: the checks of the blocks, the header and its checksum."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain, repeat
 from operator import sub
 
 from segstore.format.buffers import Buffer, padding
 from segstore.format.checksum import crc32c
-from segstore.format.columns import join_column, join_times, pack_offsets
+from segstore.format.columns import join_column, join_times, measure, pack_offsets
+from segstore.format.cutting import PIECE_RECORDS_MAX
 from segstore.format.framelayout import (
     BLOCK_BYTES,
     BLOCKS,
@@ -106,6 +107,40 @@ def join_frame(
     if version == WHOLE:
         crc = crc32c(data, crc)
     return lowest, highest, b"".join((PREFIX.pack(FRAME_MAGIC, crc), covered, head, data))
+
+
+def join_whole(
+    values: Iterable[object],
+    size_min: int,
+    size_max: int,
+    timestamp: int,
+    base_offset: int,
+    append_time: int,
+    log_tag: int,
+    durable_offset: int,
+    /,
+) -> tuple[int, bytes] | None:
+    """A batch as one frame, with one look at each value: (how many records, its bytes).
+
+    None unless every value is bytes, and of no subclass, there are some, of `size_min` bytes or
+    more, and `cut_batch` would make one piece of up to `size_max` bytes of them. All of them get
+    the same timestamp and no key; the rest is as for `join_frame`.
+
+    The C kernel has the same function; this is its specification.
+
+    Raises:
+        struct.error: a number does not fit its field of the header.
+    """
+    measured = measure(values)
+    if measured is None:
+        return None
+    plain, ends = measured
+    count = len(plain)
+    is_one_piece = 0 < count <= PIECE_RECORDS_MAX and ends[-1] + 4 * count <= size_max
+    if not is_one_piece or ends[-1] < size_min:
+        return None
+    fields = base_offset, append_time, log_tag, durable_offset
+    return count, join_frame(plain, ends, 0, count, timestamp, None, *fields)[2]
 
 
 def _checks_of(data: bytes) -> bytes:

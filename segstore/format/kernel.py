@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
@@ -21,6 +22,7 @@ __all__ = [
     "decode_head",
     "iter_records",
     "join_frame",
+    "join_whole",
     "measure",
     "read_record",
     "split_column",
@@ -30,6 +32,8 @@ __all__ = [
 PROVIDER = "python"
 # The kernel's module for the part that stands higher up, the tail; None where Python is used.
 compiled: ModuleType | None = None
+# Of `framejoin`; None where Python is used, to which `measure` and `join_frame` cost no more.
+join_whole: Callable[..., tuple[int, bytes] | None] | None = None
 
 if os.environ.get("SEGSTORE_PURE", "") in ("", "0"):
     with suppress(ImportError):
@@ -41,6 +45,7 @@ if compiled is not None:
     decode_head = compiled.decode_head
     iter_records = compiled.make_records  # which the garbage collector need not look at
     join_frame = compiled.join_frame
+    join_whole = compiled.join_whole
     measure = compiled.measure
     read_record = compiled.read_record
     split_column = compiled.split_column

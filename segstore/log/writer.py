@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from segstore.config import Durability
 from segstore.errors import (
@@ -30,7 +31,7 @@ from segstore.format.buffers import Buffer
 from segstore.format.cutting import cut_batch
 from segstore.format.frame import EncodedFrame, encode_frame
 from segstore.format.framelayout import RECORD_BYTES_MAX
-from segstore.format.kernel import measure
+from segstore.format.kernel import join_whole, measure
 from segstore.log.arguments import (
     as_bytes,
     check_timestamp,
@@ -222,6 +223,12 @@ class LogWriter:
         durability: Durability | None = None,
     ) -> range:
         """Append records together; see `Log.append_many`."""
+        if type(values) is list and values and keys is None and timestamps is None:
+            level = self._level(durability)
+            offsets = self._append_whole(values)
+            if offsets is not None:
+                self._after_append(level, offsets.stop)
+                return offsets
         plain, ends = value_column(values)
         count = len(ends) - 1  # of `plain` too, unless another thread changes it
         plain_keys = None if keys is None else key_column(keys, count)
@@ -239,6 +246,32 @@ class LogWriter:
         return range(base_offset, base_offset + count)
 
     append_many.__qualname__ = "Log.append_many"  # as above
+
+    def _append_whole(self, values: list[Any]) -> range | None:
+        """Append a batch of bytes that is one frame, and not a small one; None for any other."""
+        if join_whole is None:
+            return None
+        buffer = self.buffer
+        with self._append_lock, self._gate:
+            at = time.time_ns()
+            base_offset = buffer.next_offset
+            joined = join_whole(
+                values,
+                buffer.batch_bytes_max + 1,
+                self._batch_size_bytes,
+                at,
+                base_offset,
+                buffer.append_time,
+                self._log_tag,
+                buffer.durable_offset,
+            )
+            if joined is None:
+                return None
+            count, data = joined
+            self._drain()
+            self._write([EncodedFrame(data, base_offset, count, at, at, False)])
+            buffer.next_offset = self.written_end
+        return range(base_offset, base_offset + count)
 
     def take_over(self, staged: Staged, end_position: int) -> None:
         """Write to a segment what the tail of an earlier writer held, up to a position in it.

@@ -403,6 +403,8 @@ class Fuzz:
         fields = rng.choice([[1, -2, 3, 4], [self.number() for _ in range(4)]])
         keys = rng.choice([None, None, self.keys(size), self.keys(size), self.values()])
         self.same("join_frame", values, None, *places, rng.choice(some), keys, *fields)
+        sizes = rng.choice([(0, 1 << 20), (9, 99), (self.number(), self.number())])
+        self.same("join_whole", values, *sizes, rng.choice([7, self.number()]), *fields)
 
     def measure(self, values: object) -> None:
         self.same("measure", values)

@@ -27,6 +27,7 @@ class spec:  # noqa: N801 - in place of a module
     """The functions of the kernel, in Python."""
 
     join_frame = staticmethod(framejoin.join_frame)
+    join_whole = staticmethod(framejoin.join_whole)
     make_records = staticmethod(columns.make_records)
     measure = staticmethod(columns.measure)
     split_column = staticmethod(columns.split_column)
@@ -253,6 +254,32 @@ def test_join_frame_is_the_same(compiled, values, places, timestamps, keys, fiel
 
 
 @given(
+    values=some.values,
+    sizes=st.tuples(st.integers(0, 40), st.integers(0, 9000)) | st.tuples(some.numbers, INT64),
+    timestamp=INT64 | some.numbers,
+    fields=st.tuples(st.integers(0, 2**63), INT64, st.integers(0, 2**32 - 1), st.integers(0, 9))
+    | st.tuples(some.numbers, some.numbers, some.numbers, some.numbers),
+)
+@settings(max_examples=400)
+@example(values=[b"a", b"bc"], sizes=(3, 11), timestamp=7, fields=FIELDS)
+@example(values=[b"a", b"bc"], sizes=(3, 10), timestamp=7, fields=FIELDS)
+@example(values=[b"a", b"bc"], sizes=(4, 11), timestamp=7, fields=FIELDS)
+@example(values=[b"a", b"b" * 5000], sizes=(0, 2**31), timestamp=7, fields=FIELDS)
+@example(values=[b"a"], sizes=(0, -(2**63)), timestamp=7, fields=FIELDS)
+@example(values=[b"a"], sizes=(0, 99), timestamp=7, fields=(-1, 0, 0, 0))
+@example(values=[], sizes=(0, 99), timestamp=7, fields=FIELDS)
+@example(values={b"a": 1}, sizes=(0, 99), timestamp=7, fields=FIELDS)
+@example(values=[b""] * (2**18 + 1), sizes=(0, 2**21), timestamp=7, fields=FIELDS)
+def test_join_whole_is_the_same(compiled, values, sizes, timestamp, fields):
+    joined = same(compiled, "join_whole", values, *sizes, timestamp, *fields)
+    if joined is not None and type(joined[0]) is int:
+        count, frame = joined
+        again = compiled.join_frame(list(values), None, 0, count, timestamp, None, *fields)
+        assert count == len(values)
+        assert again == (timestamp, timestamp, frame)
+
+
+@given(
     values=st.lists(st.binary(max_size=300) | long_values, min_size=1, max_size=50),
     data=st.data(),
 )
@@ -346,7 +373,7 @@ def test_an_interrupt_while_a_record_type_is_looked_at_is_not_lost(compiled):
     assert compiled.make_records(kind, 1, 2, None, [b"x"]) == [(1, 2, None, b"x")]
 
 
-@pytest.mark.parametrize("name", ["split_column", "make_records", "join_frame"])
+@pytest.mark.parametrize("name", ["split_column", "make_records", "join_frame", "join_whole"])
 def test_a_wrong_number_of_arguments_is_a_type_error(compiled, name):
     with pytest.raises(TypeError, match="positional arguments"):
         getattr(compiled, name)(b"")
@@ -366,6 +393,9 @@ def test_a_wrong_number_of_arguments_is_a_type_error(compiled, name):
         ("join_frame", ([b"some value", "text"], None, 0, 2, 1 << 50, None, *FIELDS)),
         ("join_frame", ([b"value", b"w"], None, 0, 2, 1 << 50, [b"a key", None], *FIELDS)),
         ("join_frame", ([b"value", b"w"], None, 0, 2, 1 << 50, [b"a key", "text"], *FIELDS)),
+        ("join_whole", ([b"some value", b"other"], 1, 99, 1 << 50, *FIELDS)),
+        ("join_whole", ([b"some value", b"other"], 1, 9, 1 << 50, *FIELDS)),
+        ("join_whole", ([b"some value", "text"], 1, 99, 1 << 50, *FIELDS)),
         ("measure", ([b"some value", b"other"],)),
         ("measure", ([b"some value", "text"],)),
         ("join_frame", ([b"x" * 5000, b"y" * 5000], None, 0, 2, [1 << 50, 1 << 51], None, *FIELDS)),

@@ -49,6 +49,7 @@ fail_each(lambda: kernel.make_records(Record, 1 << 40, array("q", times), None, 
 fail_each(lambda: kernel.measure(values))
 fail_each(lambda: kernel.join_frame(values, None, 0, 3, times, keys, 1, 2, 3, 4))
 fail_each(lambda: kernel.join_frame(values, None, 0, 3, array("q", times), None, 1, 2, 3, 4))
+fail_each(lambda: kernel.join_whole(values, 1, 5000, 1 << 40, 1, 2, 3, 4))
 fail_each(lambda: kernel.decode_head(data, 5))
 fail_each(lambda: kernel.read_record(slowly, file.fileno(), array("Q", [0]), [head], 3, 5, Record))
 fail_each(lambda: kernel.take_records(small, 0, 3, 5, [], [], []))
