@@ -39,14 +39,17 @@
 #error "the kernel stores numbers as they are in memory, and the format is little-endian"
 #endif
 
+/* Through void (*)(void), because a method may have any of several types. */
+#define METHOD(function) ((PyCFunction)(void (*)(void))(function))
+
 enum {
     DECODE_HEAD,
+    ITER_COLUMN,
+    ITER_RECORDS,
     JOIN_FRAME,
     JOIN_WHOLE,
-    MAKE_RECORDS,
     MEASURE,
     READ_RECORD,
-    SPLIT_COLUMN,
     TAKE_RECORDS,
     FUNCTION_COUNT
 };
@@ -55,18 +58,20 @@ static const struct {
     const char *name, *home;
 } functions[] = {
     [DECODE_HEAD] = {"decode_head", "segstore.format.pointread"},
+    [ITER_COLUMN] = {"iter_column", "segstore.format.columns"},
+    [ITER_RECORDS] = {"iter_records", "segstore.format.columns"},
     [JOIN_FRAME] = {"join_frame", "segstore.format.framejoin"},
     [JOIN_WHOLE] = {"join_whole", "segstore.format.framejoin"},
-    [MAKE_RECORDS] = {"make_records", "segstore.format.columns"},
     [MEASURE] = {"measure", "segstore.format.columns"},
     [READ_RECORD] = {"read_record", "segstore.format.pointread"},
-    [SPLIT_COLUMN] = {"split_column", "segstore.format.columns"},
     [TAKE_RECORDS] = {"take_records", "segstore.format.smallframes"},
 };
 
 typedef struct {
     PyObject *specification[FUNCTION_COUNT];
     PyTypeObject *record_type; /* the last one found plain */
+    PyTypeObject *column_iterator;
+    PyTypeObject *record_iterator;
 } KernelState;
 
 static inline KernelState *
@@ -424,64 +429,124 @@ read_once(const char *at)
     return ((const volatile UnalignedInt32 *)at)->value;
 }
 
-/* The values as a list; NULL without an exception if the column is not well formed. */
+/* The values of a column, each made when it is asked for: one that is used up by then is still in
+   the cache, and its memory is that of the next but one. */
+typedef struct {
+    PyObject_HEAD
+    Py_buffer data;
+    const char *offset_at; /* where the next value ends */
+    const char *column;
+    Py_ssize_t left;
+    Py_ssize_t limit;
+    int32_t at;
+} ColumnIterator;
+
 static PyObject *
-split_checked(const Py_buffer *data, Py_ssize_t offsets_position, Py_ssize_t start,
-              Py_ssize_t stop, Py_ssize_t position)
+ColumnIterator_next(ColumnIterator *self)
 {
-    Py_ssize_t size = data->len;
-    if (offsets_position < 0 || offsets_position > size || start < 0 || stop < start ||
-        position < 0 || position > size || stop >= (size - offsets_position) / 4) {
+    if (self->left == 0) {
         return NULL;
     }
-    const char *offsets = (const char *)data->buf + offsets_position + 4 * start;
-    const char *column = (const char *)data->buf + position;
-    Py_ssize_t limit = size - position, count = stop - start;
-    int32_t at = read_once(offsets);
-    if (at < 0 || at > limit || (start == 0 && at != 0)) {
+    int32_t at = self->at, end = read_once(self->offset_at);
+    if (end < at || end > self->limit) { /* rule 2: it did not say so a while ago */
+        PyErr_SetString(PyExc_ValueError, "a column changed while it was read");
         return NULL;
     }
-    PyObject *values = PyList_New(count);
-    if (values == NULL) {
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        int32_t end = read_once(offsets + 4 * (i + 1));
-        if (end < at || end > limit) {
-            Py_DECREF(values);
-            return NULL;
-        }
-        PyObject *value = PyBytes_FromStringAndSize(column + at, end - at);
-        if (value == NULL) {
-            Py_DECREF(values);
-            return NULL;
-        }
-        PyList_SET_ITEM(values, i, value);
-        at = end;
-    }
-    return values;
+    self->at = end;
+    self->offset_at += 4;
+    self->left--;
+    return PyBytes_FromStringAndSize(self->column + at, end - at);
 }
 
-PyDoc_STRVAR(split_column_doc,
-             "split_column($module, data, offsets_position, start, stop, position, /)\n--\n\n"
-             "As segstore.format.columns.split_column.");
+static PyObject *
+ColumnIterator_left(ColumnIterator *self, PyObject *Py_UNUSED(nothing))
+{
+    return PyLong_FromSsize_t(self->left);
+}
+
+static void
+ColumnIterator_dealloc(ColumnIterator *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyBuffer_Release(&self->data);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef column_iterator_methods[] = {
+    {"__length_hint__", METHOD(ColumnIterator_left), METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot column_iterator_slots[] = {
+    {Py_tp_dealloc, ColumnIterator_dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, ColumnIterator_next},
+    {Py_tp_methods, column_iterator_methods},
+    {0, NULL},
+};
+
+/* Not for the collector: it refers to bytes. */
+static PyType_Spec column_iterator_spec = {
+    .name = "segstore._kernel.ColumnIterator",
+    .basicsize = sizeof(ColumnIterator),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = column_iterator_slots,
+};
+
+/* Set up but for its type and its buffer; false if the column is not well formed. */
+static bool
+open_column(ColumnIterator *self, const Py_buffer *data, Py_ssize_t offsets_position,
+            Py_ssize_t start, Py_ssize_t stop, Py_ssize_t position)
+{
+    Py_ssize_t size = data->len;
+    if (data->ndim != 1 || data->itemsize != 1 || offsets_position < 0 ||
+        offsets_position > size || start < 0 || stop < start || position < 0 || position > size ||
+        stop >= (size - offsets_position) / 4) {
+        return false;
+    }
+    const char *offset_at = (const char *)data->buf + offsets_position + 4 * start;
+    self->offset_at = offset_at + 4;
+    self->column = (const char *)data->buf + position;
+    self->left = stop - start;
+    self->limit = size - position;
+    self->at = read_once(offset_at);
+    /* Here any number of reads will do, as each is checked once more when it is used. */
+    const UnalignedInt32 *offsets = (const UnalignedInt32 *)offset_at;
+    bool rises = true;
+    for (Py_ssize_t i = 0; i < self->left; i++) {
+        rises &= offsets[i].value <= offsets[i + 1].value;
+    }
+    return rises && self->at >= 0 && (start > 0 || self->at == 0) &&
+           offsets[self->left].value <= self->limit;
+}
+
+PyDoc_STRVAR(iter_column_doc,
+             "iter_column($module, data, offsets_position, start, stop, position, /)\n--\n\n"
+             "As segstore.format.columns.iter_column.");
 
 static PyObject *
-split_column(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+iter_column(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    Py_buffer data;
+    ColumnIterator found;
     int64_t offsets_position, start, stop, position;
     if (nargs != 5 || !is_int64(args[1], &offsets_position) || !is_int64(args[2], &start) ||
         !is_int64(args[3], &stop) || !is_int64(args[4], &position) ||
-        PyObject_GetBuffer(args[0], &data, PyBUF_CONTIG_RO) < 0) {
-        return hand_over(module, SPLIT_COLUMN, args, nargs);
+        PyObject_GetBuffer(args[0], &found.data, PyBUF_CONTIG_RO) < 0) {
+        return hand_over(module, ITER_COLUMN, args, nargs);
     }
-    PyObject *values = NULL;
-    if (data.ndim == 1 && data.itemsize == 1) {
-        values = split_checked(&data, offsets_position, start, stop, position);
+    if (!open_column(&found, &found.data, offsets_position, start, stop, position)) {
+        PyBuffer_Release(&found.data);
+        return hand_over(module, ITER_COLUMN, args, nargs);
     }
-    PyBuffer_Release(&data);
-    return values != NULL ? values : hand_over(module, SPLIT_COLUMN, args, nargs);
+    ColumnIterator *values = PyObject_New(ColumnIterator, state_of(module)->column_iterator);
+    if (values == NULL) {
+        PyBuffer_Release(&found.data);
+        return NULL;
+    }
+    found.ob_base = values->ob_base;
+    *values = found;
+    return (PyObject *)values;
 }
 
 /* Whether instances are tuples of four items and nothing else, so that they can be made here; false
@@ -514,6 +579,12 @@ knows_record_type(KernelState *state, PyObject *candidate)
         Py_XSETREF(state->record_type, (PyTypeObject *)candidate);
     }
     return (PyObject *)state->record_type == candidate;
+}
+
+static inline bool
+is_list_of(PyObject *items, Py_ssize_t count)
+{
+    return PyList_CheckExact(items) && PyList_GET_SIZE(items) == count;
 }
 
 /* A new reference; NULL without an exception if the list is not what it was. */
@@ -568,64 +639,115 @@ make_record(PyTypeObject *type, PyObject *offset, PyObject *time, PyObject *key,
     return (PyObject *)record;
 }
 
-/* The records as a list; NULL, perhaps with an exception, where the specification has to. */
+/* Columns to records, each made when it is asked for, as is its value where that is in a column. */
+typedef struct {
+    PyObject_HEAD
+    PyTypeObject *type;
+    Times times;
+    PyObject *timestamps; /* what they are of */
+    PyObject *keys;       /* NULL where there are none */
+    PyObject *values;
+    bool is_column;
+    uint64_t base_offset;
+    Py_ssize_t index;
+    Py_ssize_t count;
+} RecordIterator;
+
 static PyObject *
-make_checked(PyTypeObject *type, uint64_t base_offset, const Times *times,
-             PyObject *keys, PyObject *values, Py_ssize_t count)
+RecordIterator_next(RecordIterator *self)
 {
-    PyObject *records = PyList_New(count);
-    if (records == NULL) {
+    if (self->index >= self->count) {
         return NULL;
     }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *value = item_of(values, i);
-        PyObject *key = keys == NULL ? Py_NewRef(Py_None) : item_of(keys, i);
-        PyObject *time = time_of(times, i);
-        PyObject *offset = PyLong_FromUnsignedLongLong(base_offset + (uint64_t)i);
-        PyObject *record = NULL;
-        if (value != NULL && key != NULL && time != NULL && offset != NULL) {
-            record = make_record(type, offset, time, key, value);
-        }
-        else {
-            Py_XDECREF(value);
-            Py_XDECREF(key);
-            Py_XDECREF(time);
-            Py_XDECREF(offset);
-        }
-        if (record == NULL) {
-            Py_DECREF(records);
-            return NULL;
-        }
-        PyList_SET_ITEM(records, i, record);
+    /* Before anything is allocated (rule 4): the collector may run who asks for the next one. */
+    Py_ssize_t i = self->index++;
+    PyObject *value = self->is_column ? ColumnIterator_next((ColumnIterator *)self->values)
+                                      : item_of(self->values, i);
+    if (value == NULL) { /* an exception, or the list is shorter than it was */
+        self->count = 0;
+        return NULL;
     }
-    return records;
+    PyObject *key = self->keys == NULL ? Py_NewRef(Py_None) : item_of(self->keys, i);
+    PyObject *time = time_of(&self->times, i);
+    PyObject *offset = PyLong_FromUnsignedLongLong(self->base_offset + (uint64_t)i);
+    if (key != NULL && time != NULL && offset != NULL) {
+        return make_record(self->type, offset, time, key, value);
+    }
+    self->count = 0;
+    Py_DECREF(value);
+    Py_XDECREF(key);
+    Py_XDECREF(time);
+    Py_XDECREF(offset);
+    return NULL;
 }
 
-PyDoc_STRVAR(make_records_doc,
-             "make_records($module, record_type, base_offset, timestamps, keys, values, /)\n--\n\n"
-             "As segstore.format.columns.make_records.");
+static void
+RecordIterator_dealloc(RecordIterator *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    close_times(&self->times);
+    Py_DECREF(self->type);
+    Py_DECREF(self->timestamps);
+    Py_XDECREF(self->keys);
+    Py_DECREF(self->values);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot record_iterator_slots[] = {
+    {Py_tp_dealloc, RecordIterator_dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, RecordIterator_next},
+    {0, NULL},
+};
+
+/* Not for the collector either: what its lists hold refers to nothing. */
+static PyType_Spec record_iterator_spec = {
+    .name = "segstore._kernel.RecordIterator",
+    .basicsize = sizeof(RecordIterator),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = record_iterator_slots,
+};
+
+PyDoc_STRVAR(iter_records_doc,
+             "iter_records($module, record_type, base_offset, timestamps, keys, values, count, /)\n"
+             "--\n\n"
+             "As segstore.format.columns.iter_records.");
 
 static PyObject *
-make_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+iter_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 5) {
-        return hand_over(module, MAKE_RECORDS, args, nargs);
+    KernelState *state = state_of(module);
+    int64_t base_offset, count;
+    if (nargs != 6 || !knows_record_type(state, args[0]) || !is_int64(args[1], &base_offset) ||
+        base_offset < 0 || !is_int64(args[5], &count)) {
+        return hand_over(module, ITER_RECORDS, args, nargs);
     }
-    PyObject *keys = args[3] == Py_None ? NULL : args[3], *values = args[4], *records = NULL;
-    int64_t base_offset;
-    if (knows_record_type(state_of(module), args[0]) && is_int64(args[1], &base_offset) &&
-        base_offset >= 0 && PyList_CheckExact(values) &&
-        (keys == NULL || PyList_CheckExact(keys))) {
-        Py_ssize_t count = PyList_GET_SIZE(values);
-        Times times;
-        if (open_times(&times, args[2]) && (times.same != NULL || times.count == count) &&
-            (keys == NULL || PyList_GET_SIZE(keys) == count)) {
-            records = make_checked((PyTypeObject *)args[0], (uint64_t)base_offset, &times, keys,
-                                   values, count);
-        }
+    PyObject *keys = args[3] == Py_None ? NULL : args[3], *values = args[4];
+    bool is_column = Py_TYPE(values) == state->column_iterator;
+    Times times;
+    bool is_plain = open_times(&times, args[2]) && (times.same != NULL || times.count == count);
+    /* The lists after the buffer, as in `join_frame`. */
+    if (!is_plain || (keys != NULL && !is_list_of(keys, count)) ||
+        (is_column ? ((ColumnIterator *)values)->left != count : !is_list_of(values, count))) {
         close_times(&times);
+        return hand_over(module, ITER_RECORDS, args, nargs);
     }
-    return records != NULL ? records : hand_over(module, MAKE_RECORDS, args, nargs);
+    RecordIterator *records = PyObject_New(RecordIterator, state->record_iterator);
+    if (records == NULL) {
+        close_times(&times);
+        return NULL;
+    }
+    records->type = (PyTypeObject *)Py_NewRef(args[0]);
+    records->times = times;
+    records->timestamps = Py_NewRef(args[2]);
+    records->keys = Py_XNewRef(keys);
+    records->values = Py_NewRef(values);
+    records->is_column = is_column;
+    records->base_offset = (uint64_t)base_offset;
+    records->index = 0;
+    records->count = count;
+    return (PyObject *)records;
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -1703,12 +1825,6 @@ TailBuffer_store(TailBuffer *self, PyObject *frame)
     Py_RETURN_NONE;
 }
 
-static inline bool
-is_list_of(PyObject *items, Py_ssize_t count)
-{
-    return PyList_CheckExact(items) && PyList_GET_SIZE(items) == count;
-}
-
 /* Keep records for the drain, all of them or none: false, perhaps with an exception, where they are
    not plain or the values or keys more than `limit` bytes. `times` is NULL where all are `time`. */
 static bool
@@ -2088,9 +2204,6 @@ static PyMemberDef tail_buffer_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-/* Through void (*)(void), because a method may have any of several types. */
-#define METHOD(function) ((PyCFunction)(void (*)(void))(function))
-
 static PyMethodDef tail_buffer_methods[] = {
     {"append", METHOD(TailBuffer_append), METH_FASTCALL | METH_KEYWORDS, append_doc},
     {"append_many", METHOD(TailBuffer_append_many), METH_FASTCALL | METH_KEYWORDS,
@@ -2146,8 +2259,13 @@ kernel_exec(PyObject *module)
             return -1;
         }
     }
+    state->column_iterator =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &column_iterator_spec, NULL);
+    state->record_iterator =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &record_iterator_spec, NULL);
     PyObject *type = PyType_FromModuleAndSpec(module, &tail_buffer_spec, NULL);
-    if (type == NULL) {
+    if (state->column_iterator == NULL || state->record_iterator == NULL || type == NULL) {
+        Py_XDECREF(type);
         return -1;
     }
     int result = PyModule_AddType(module, (PyTypeObject *)type);
@@ -2163,6 +2281,8 @@ kernel_traverse(PyObject *module, visitproc visit, void *arg)
         Py_VISIT(state->specification[i]);
     }
     Py_VISIT(state->record_type);
+    Py_VISIT(state->column_iterator);
+    Py_VISIT(state->record_iterator);
     return 0;
 }
 
@@ -2174,6 +2294,8 @@ kernel_clear(PyObject *module)
         Py_CLEAR(state->specification[i]);
     }
     Py_CLEAR(state->record_type);
+    Py_CLEAR(state->column_iterator);
+    Py_CLEAR(state->record_iterator);
     return 0;
 }
 
@@ -2185,13 +2307,13 @@ kernel_free(void *module)
 
 static PyMethodDef kernel_functions[] = {
     {"decode_head", METHOD(decode_head), METH_FASTCALL, decode_head_doc},
+    {"iter_column", METHOD(iter_column), METH_FASTCALL, iter_column_doc},
+    {"iter_records", METHOD(iter_records), METH_FASTCALL, iter_records_doc},
     {"join_frame", METHOD(join_frame), METH_FASTCALL, join_frame_doc},
     {"join_whole", METHOD(join_whole), METH_FASTCALL, join_whole_doc},
     {"measure", METHOD(measure), METH_O, measure_doc},
     {"read_record", METHOD(read_record), METH_FASTCALL, read_record_doc},
-    {"split_column", METHOD(split_column), METH_FASTCALL, split_column_doc},
     {"take_records", METHOD(take_records), METH_FASTCALL, take_records_doc},
-    {"make_records", METHOD(make_records), METH_FASTCALL, make_records_doc},
     {"crc32c_of", METHOD(crc32c_of), METH_VARARGS | METH_KEYWORDS, crc32c_of_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -1,7 +1,7 @@
 # The C kernel. What each of these does is said by its specification in Python: columns, framejoin,
 # pointread and smallframes in segstore.format, and segstore.segment.tailbuffer.PythonTailBuffer.
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, final
 
 from segstore.format.buffers import Buffer
@@ -45,17 +45,18 @@ def join_whole(
     durable_offset: int,
     /,
 ) -> tuple[int, bytes] | None: ...
-def split_column(
+def iter_column(
     data: Buffer, offsets_position: int, start: int, stop: int, position: int, /
-) -> list[bytes]: ...
-def make_records(
+) -> Iterator[bytes]: ...
+def iter_records(
     record_type: Any,
     base_offset: int,
     timestamps: int | Sequence[int],
     keys: Sequence[bytes | None] | None,
-    values: Sequence[bytes],
+    values: Iterable[bytes],
+    count: int,
     /,
-) -> list[Any]: ...
+) -> Iterator[Any]: ...
 def take_records(
     view: memoryview,
     position: int,

@@ -1,7 +1,7 @@
 """A record, and a batch of them as columns over the bytes of its frame."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from struct import unpack_from
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from segstore.format.framelayout import (
     last_offset,
     lay_out,
 )
-from segstore.format.kernel import iter_records, split_column
+from segstore.format.kernel import iter_column, iter_records
 
 
 class Record(NamedTuple):
@@ -127,8 +127,7 @@ class RecordBatch:
         Raises:
             ValueError: the value column is not well formed, though its checksum holds.
         """
-        first, last = self._first, self._last
-        return split_column(self._data, FRAME_HEADER_BYTES, first, last, self._values_at)
+        return list(values_of(self))
 
     def keys(self) -> list[bytes | None]:
         """The keys, None for a record without one.
@@ -145,8 +144,7 @@ class RecordBatch:
         Raises:
             ValueError: a column is not well formed, though its checksum holds.
         """
-        records = records_of(self)
-        return records if isinstance(records, list) else list(records)
+        return list(records_of(self))
 
     def record(self, offset: int) -> Record:
         """The one record at `offset`, without making the others.
@@ -202,7 +200,7 @@ class RecordBatch:
             return None
         first, last = self._first, self._last
         keys: list[bytes | None] = list(
-            split_column(self._data, self._key_offsets_at, first, last, self._key_data_at)
+            iter_column(self._data, self._key_offsets_at, first, last, self._key_data_at)
         )
         if header.attributes & HAS_NULL_KEYS:
             bits = int.from_bytes(self._data[self._validity_at :][: (last + 7) // 8], "little")
@@ -216,17 +214,27 @@ def _sliced(data: bytes, header: FrameHeader, start: int, stop: int) -> RecordBa
     return RecordBatch(memoryview(data), header).slice(start, stop)
 
 
-def records_of(batch: RecordBatch) -> Iterable[Record]:
-    """The records, made one after another where that costs less than a list.
+def values_of(batch: RecordBatch) -> Iterator[bytes]:
+    """The values, each made when it is asked for.
 
     Raises:
-        ValueError: a column is not well formed, though its checksum holds.
+        ValueError: as `RecordBatch.values`, and before any is given out.
     """
-    values, times, keys = batch.values(), batch._timestamps(), batch._keys()
-    if len(batch) != batch.header.record_count and not isinstance(times, int):
+    first, last = batch._first, batch._last
+    return iter_column(batch._data, FRAME_HEADER_BYTES, first, last, batch._values_at)
+
+
+def records_of(batch: RecordBatch) -> Iterator[Record]:
+    """The records, each made when it is asked for.
+
+    Raises:
+        ValueError: as `RecordBatch.records`, and before any is given out.
+    """
+    values, times, keys = values_of(batch), batch._timestamps(), batch._keys()
+    count = len(batch)
+    if count != batch.header.record_count and not isinstance(times, int):
         times = times[batch._first : batch._last]
-    records: Iterable[Record] = iter_records(Record, batch.base_offset, times, keys, values)
-    return records
+    return iter_records(Record, batch.base_offset, times, keys, values, count)
 
 
 def is_head_intact(batch: RecordBatch) -> bool:

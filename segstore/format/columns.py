@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from itertools import accumulate, repeat
-from operator import countOf, sub
+from operator import countOf, length_hint, sub
 from struct import pack
 from typing import Any
 
@@ -71,13 +71,16 @@ def measure(values: Iterable[object], /) -> tuple[list[bytes], Sequence[int]] | 
     return values, list(accumulate(map(len, values), initial=0))  # type: ignore[arg-type,return-value]
 
 
-def split_column(
+def iter_column(
     data: Buffer, offsets_position: int, start: int, stop: int, position: int, /
-) -> list[bytes]:
-    """A column to its values from `start` to below `stop`; offsets and bytes at places in `data`.
+) -> Iterator[bytes]:
+    """The values of a column from `start` to below `stop`; offsets and bytes at places in `data`.
+
+    Not a list: whoever goes over them then has each in the processor's cache.
 
     Raises:
-        ValueError: the offsets don't start at 0, step back, or reach past the end of `data`.
+        ValueError: the offsets don't start at 0, step back, or reach past the end of `data`. Now,
+            and not once values were given out.
     """
     view = memoryview(data)
     offsets_end = offsets_position + 4 * (stop + 1)
@@ -95,7 +98,7 @@ def split_column(
     stops = iter(offsets)
     next(stops)
     # A stream gives the next so many bytes for a third of what a slice costs, and shares `column`.
-    return list(map(BytesIO(column).read, map(sub, stops, offsets)))
+    return map(BytesIO(column).read, map(sub, stops, offsets))
 
 
 def iter_records(
@@ -103,38 +106,25 @@ def iter_records(
     base_offset: int,
     timestamps: int | Sequence[int],
     keys: Sequence[bytes | None] | None,
-    values: Sequence[bytes],
+    values: Iterable[bytes],
+    count: int,
     /,
 ) -> Iterator[Any]:
     """Columns to records: ``record_type(offset, timestamp, key, value)`` for each value.
 
     `record_type` is a NamedTuple of these four. `timestamps` is one number where all are the
-    same, `keys` is None where there are none. Not a list, because one of over 700 tuples has the
-    garbage collector look at each of them: a third of the time.
+    same, `keys` is None where there are none. `count` is how many values there are. Not a list,
+    because one of over 700 tuples has the garbage collector look at each of them: a third of the
+    time.
 
     Raises:
-        ValueError: there are not as many timestamps or keys as values.
+        ValueError: there are not as many timestamps or keys.
     """
-    count = len(values)
     offsets = range(base_offset, base_offset + count)
     times = repeat(timestamps, count) if isinstance(timestamps, int) else timestamps
     some_keys = repeat(None, count) if keys is None else keys
+    if length_hint(times) != count or length_hint(some_keys) != count:
+        raise ValueError("there are not as many timestamps or keys as values")
     rows = zip(offsets, times, some_keys, values, strict=True)
     # `_make` is a function in Python, and this is all that it does.
     return map(tuple.__new__, repeat(record_type), rows)
-
-
-def make_records(
-    record_type: Any,
-    base_offset: int,
-    timestamps: int | Sequence[int],
-    keys: Sequence[bytes | None] | None,
-    values: Sequence[bytes],
-    /,
-) -> list[Any]:
-    """What `iter_records` gives, as a list.
-
-    Raises:
-        ValueError: see `iter_records`.
-    """
-    return list(iter_records(record_type, base_offset, timestamps, keys, values))

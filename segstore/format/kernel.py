@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 
-from segstore.format.columns import iter_records, measure, split_column
+from segstore.format.columns import iter_column, iter_records, measure
 from segstore.format.framejoin import join_frame
 from segstore.format.pointread import decode_head, read_record
 from segstore.format.smallframes import take_records
@@ -20,12 +20,12 @@ __all__ = [
     "PROVIDER",
     "compiled",
     "decode_head",
+    "iter_column",
     "iter_records",
     "join_frame",
     "join_whole",
     "measure",
     "read_record",
-    "split_column",
     "take_records",
 ]
 
@@ -43,10 +43,10 @@ if os.environ.get("SEGSTORE_PURE", "") in ("", "0"):
 if compiled is not None:
     PROVIDER = "c"
     decode_head = compiled.decode_head
-    iter_records = compiled.make_records  # which the garbage collector need not look at
+    iter_column = compiled.iter_column
+    iter_records = compiled.iter_records
     join_frame = compiled.join_frame
     join_whole = compiled.join_whole
     measure = compiled.measure
     read_record = compiled.read_record
-    split_column = compiled.split_column
     take_records = compiled.take_records

@@ -23,7 +23,7 @@ from segstore.errors import (
     once_more,
     storage_error,
 )
-from segstore.format.batch import Record, RecordBatch, records_of
+from segstore.format.batch import Record, RecordBatch, records_of, values_of
 from segstore.format.scanner import Damage, Frame
 from segstore.log.opensegments import OpenSegments
 from segstore.log.view import LogView
@@ -112,9 +112,7 @@ class LogReader:
     def values(self, offsets: range, errors: OnDamage) -> Iterator[bytes]:
         """The values of a checked range."""
         parts = self._parts(offsets, errors)
-        return chain.from_iterable(
-            self._converted(parts, errors, RecordBatch.values, attrgetter("values"))
-        )
+        return chain.from_iterable(self._converted(parts, errors, values_of, attrgetter("values")))
 
     def _converted(
         self,

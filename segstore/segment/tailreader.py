@@ -60,10 +60,8 @@ class Staged(NamedTuple):
         """The records."""
         keys = self._some_keys()
         times = array("q", self.timestamps)
-        records: Iterable[Record] = kernel.iter_records(
-            Record, self.base_offset, times, keys, self.values
-        )
-        return records
+        count = len(self.values)
+        return kernel.iter_records(Record, self.base_offset, times, keys, self.values, count)
 
     def batch(self) -> RecordBatch:
         """The records as one batch, which says of itself what the first frame in the tail does."""

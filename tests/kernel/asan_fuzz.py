@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,6 +143,8 @@ class Fuzz:
     def outcome(self, function: object, *args: object) -> object:
         try:
             found = function(*args)  # type: ignore[operator]
+            if isinstance(found, Iterator):
+                found = list(found)
         except Exception as error:
             return type(error), str(error)
         if type(found) is tuple:
@@ -176,7 +179,7 @@ class Fuzz:
             args[rng.randrange(4)] = self.number()
         # An exact allocation, so that the sanitizer sees one byte too many.
         dress = rng.choice([bytes, bytearray, memoryview, BytesSubclass])
-        self.same("split_column", dress(data), *args)
+        self.same("iter_column", dress(data), *args)
 
     def point(self) -> None:
         """The head of a frame, whole or hurt, under a checksum that often holds all the same."""
@@ -276,7 +279,9 @@ class Fuzz:
         keys = rng.choice([None, [rng.choice([None, b"k"]) for _ in range(size)], (), 3])
         kind = rng.choice([self.record_type] * 8 + [tuple, list, int, None])
         base = rng.choice([5, self.number()])
-        self.same("make_records", kind, base, times, keys, values)
+        self.same(
+            "iter_records", kind, base, times, keys, values, rng.choice([size, self.number()])
+        )
 
     def tail(self) -> None:
         rng = self.rng

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import array
 import gc
+import struct
 import sys
 import weakref
+from collections.abc import Iterator
+from operator import length_hint
 from typing import NamedTuple
 
 import pytest
@@ -28,9 +31,9 @@ class spec:  # noqa: N801 - in place of a module
 
     join_frame = staticmethod(framejoin.join_frame)
     join_whole = staticmethod(framejoin.join_whole)
-    make_records = staticmethod(columns.make_records)
+    iter_column = staticmethod(columns.iter_column)
+    iter_records = staticmethod(columns.iter_records)
     measure = staticmethod(columns.measure)
-    split_column = staticmethod(columns.split_column)
 
 
 class ThreeFields(NamedTuple):
@@ -58,7 +61,7 @@ def plain(found):
         return bytes(found)
     if isinstance(found, tuple) and type(found) is tuple:
         return tuple(map(plain, found))
-    if isinstance(found, list):
+    if isinstance(found, list | Iterator):
         return [(type(item), item) for item in found]
     return found
 
@@ -75,8 +78,8 @@ def same(compiled, name, *args):
 @example(column=(bytes(4), 0, 0, 0, 4))
 @example(column=(bytes(8), 0, 0, 2**61, 8))
 @example(column=(bytes(8), 2**63 - 1, 0, 1, 8))
-def test_split_column_is_the_same(compiled, column):
-    same(compiled, "split_column", *column)
+def test_iter_column_is_the_same(compiled, column):
+    same(compiled, "iter_column", *column)
 
 
 @given(values=st.lists(st.binary(max_size=300), max_size=50), before=st.binary(max_size=9))
@@ -84,7 +87,10 @@ def test_a_joined_column_splits_into_its_values(compiled, values, before):
     offsets, data = columns.join_column(values)
     whole = before + bytes(offsets) + data
     position = len(before) + len(offsets)
-    assert compiled.split_column(whole, len(before), 0, len(values), position) == values
+    found = compiled.iter_column(whole, len(before), 0, len(values), position)
+    assert length_hint(found) == len(values)
+    assert list(found) == values
+    assert list(found) == []
 
 
 @given(
@@ -93,7 +99,7 @@ def test_a_joined_column_splits_into_its_values(compiled, values, before):
     data=st.data(),
 )
 @settings(max_examples=400)
-def test_make_records_is_the_same(compiled, base, values, data):
+def test_iter_records_is_the_same(compiled, base, values, data):
     size = len(values) if hasattr(values, "__len__") else 3
     sizes = st.just(size) | st.integers(0, 6)
     times = data.draw(
@@ -115,7 +121,57 @@ def test_make_records_is_the_same(compiled, base, values, data):
     kind = data.draw(
         st.sampled_from([Record] * 6 + [ThreeFields, WithDict, tuple, list, None, bytes])
     )
-    same(compiled, "make_records", kind, base, times, keys, values)
+    count = data.draw(st.sampled_from([size] * 6 + [size + 1, 0]) | some.numbers)
+    same(compiled, "iter_records", kind, base, times, keys, values, count)
+
+
+@given(
+    values=st.lists(st.binary(max_size=9), max_size=20),
+    times=st.integers(0, 9) | st.just([1, 2, 3]),
+    keys=st.none() | st.just([b"k", None, b""]),
+    data=st.data(),
+)
+def test_records_of_a_column_are_the_same(compiled, values, times, keys, data):
+    offsets, joined = columns.join_column(values)
+    column = bytes(offsets) + joined
+    start = data.draw(st.integers(0, len(values)))
+    count = data.draw(st.just(len(values) - start) | st.integers(0, 4))
+
+    def of(home):
+        them = home.iter_column(column, 0, start, len(values), len(offsets))
+        return list(home.iter_records(Record, 5, times, keys, them, count))
+
+    assert outcome(of, compiled) == outcome(of, spec)
+
+
+def test_what_changes_under_an_iterator_is_an_error_or_another_value(compiled):
+    """As in a mapping; never more than the buffer has."""
+    data = bytearray(struct.pack("<4i", 0, 1, 3, 6) + b"abcdef")
+    values = compiled.iter_column(data, 0, 0, 3, 16)
+    assert next(values) == b"a"
+    data[8:12] = struct.pack("<i", 1 << 30)
+    with pytest.raises(ValueError, match="changed"):
+        next(values)
+    records = compiled.iter_records(Record, 0, 0, None, values, 2)
+    with pytest.raises(ValueError, match="changed"):
+        next(records)
+    data[8:12] = struct.pack("<i", 0)
+    with pytest.raises(ValueError, match="changed"):
+        next(values)
+    data[8:12] = struct.pack("<i", 4)
+    assert list(values) == [b"bcd", b"ef"]
+    assert list(records) == []
+
+
+def test_lists_that_get_shorter_end_the_records(compiled):
+    values, keys, times = [b"a", b"b", b"c"], [None] * 3, [1, 2, 3]
+    for each in (values, keys, times):
+        records = compiled.iter_records(Record, 0, times, keys, values, 3)
+        next(records)
+        each.clear()
+        assert list(records) == []
+        values[:], keys[:], times[:] = [b"a", b"b", b"c"], [None] * 3, [1, 2, 3]
+        assert list(records) == []
 
 
 def listed(found):
@@ -161,7 +217,7 @@ def test_lists_that_a_buffer_of_timestamps_empties_are_not_read_beyond_their_end
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="only C code gives out buffers")
-@pytest.mark.parametrize("name", ["split_column", "make_records", "join_frame"])
+@pytest.mark.parametrize("name", ["iter_column", "iter_records", "join_frame"])
 def test_an_interrupt_while_a_buffer_is_made_is_not_lost(compiled, name):
     class Numbers(array.array):
         def __buffer__(self, flags):
@@ -173,8 +229,8 @@ def test_an_interrupt_while_a_buffer_is_made_is_not_lost(compiled, name):
     interrupts = []
     numbers = Numbers("q", [0])
     arguments = {
-        "split_column": (numbers, 0, 0, 1, 8),
-        "make_records": (Record, 1, numbers, None, [b"x"]),
+        "iter_column": (numbers, 0, 0, 1, 8),
+        "iter_records": (Record, 1, numbers, None, [b"x"], 1),
         "join_frame": ([b"x"], None, 0, 1, numbers, None, *FIELDS),
     }
     with pytest.raises(KeyboardInterrupt):
@@ -305,7 +361,7 @@ def test_a_joined_frame_decodes_into_what_it_was_made_of(compiled, values, data)
 
 
 def test_a_record_is_a_record_in_every_way(compiled):
-    (record,) = compiled.make_records(Record, 3, 4, [b"k"], [b"v"])
+    (record,) = compiled.iter_records(Record, 3, 4, [b"k"], [b"v"], 1)
     assert type(record) is Record
     assert record == Record(3, 4, b"k", b"v")
     assert hash(record) == hash(Record(3, 4, b"k", b"v"))
@@ -314,7 +370,7 @@ def test_a_record_is_a_record_in_every_way(compiled):
 
 
 def test_a_record_of_plain_items_costs_the_collector_nothing(compiled):
-    (record,) = compiled.make_records(Record, 3, 4, None, [b"v"])
+    (record,) = compiled.iter_records(Record, 3, 4, None, [b"v"], 1)
     assert not gc.is_tracked(record)
 
 
@@ -323,7 +379,7 @@ def test_a_record_that_could_be_in_a_cycle_is_tracked_and_collected(compiled):
         pass
 
     value = Value()
-    value.record = compiled.make_records(Record, 3, 4, None, [value])[0]
+    value.record = next(compiled.iter_records(Record, 3, 4, None, [value], 1))
     assert gc.is_tracked(value.record)
     alive = []
     weakref.finalize(value, alive.append, "collected")
@@ -350,7 +406,7 @@ def test_a_list_that_shrinks_under_the_collector_is_no_harm(compiled):
             del node
             size = len(values)
             try:
-                records = compiled.make_records(Record, 0, 1, keys[:size], values)
+                records = list(compiled.iter_records(Record, 0, 1, keys[:size], values, size))
             except ValueError:
                 continue
             assert [record.value for record in records] == keys[: len(records)]
@@ -369,11 +425,11 @@ def test_an_interrupt_while_a_record_type_is_looked_at_is_not_lost(compiled):
     interrupts = []
     kind = type("Kind", (tuple,), {"__slots__": (), "_fields": Interrupting()})
     with pytest.raises(KeyboardInterrupt):
-        compiled.make_records(kind, 1, 2, None, [b"x"])
-    assert compiled.make_records(kind, 1, 2, None, [b"x"]) == [(1, 2, None, b"x")]
+        compiled.iter_records(kind, 1, 2, None, [b"x"], 1)
+    assert list(compiled.iter_records(kind, 1, 2, None, [b"x"], 1)) == [(1, 2, None, b"x")]
 
 
-@pytest.mark.parametrize("name", ["split_column", "make_records", "join_frame", "join_whole"])
+@pytest.mark.parametrize("name", ["iter_column", "iter_records", "join_frame", "join_whole"])
 def test_a_wrong_number_of_arguments_is_a_type_error(compiled, name):
     with pytest.raises(TypeError, match="positional arguments"):
         getattr(compiled, name)(b"")
@@ -382,11 +438,11 @@ def test_a_wrong_number_of_arguments_is_a_type_error(compiled, name):
 @pytest.mark.parametrize(
     ("name", "args"),
     [
-        ("split_column", (bytes(4) + b"\3\0\0\0" + b"abc", 0, 0, 1, 8)),
-        ("split_column", (bytes(4) + b"\4\0\0\0" + b"abc", 0, 0, 1, 8)),
-        ("make_records", (Record, 1 << 40, 1 << 50, [b"key one"], [b"value one"])),
-        ("make_records", (Record, 1 << 40, [1 << 50], None, [b"value one"])),
-        ("make_records", (Record, 1 << 40, [1 << 50, 2], None, [b"value one"])),
+        ("iter_column", (bytes(4) + b"\3\0\0\0" + b"abc", 0, 0, 1, 8)),
+        ("iter_column", (bytes(4) + b"\4\0\0\0" + b"abc", 0, 0, 1, 8)),
+        ("iter_records", (Record, 1 << 40, 1 << 50, [b"key one"], [b"value one"], 1)),
+        ("iter_records", (Record, 1 << 40, [1 << 50], None, [b"value one"], 1)),
+        ("iter_records", (Record, 1 << 40, [1 << 50, 2], None, [b"value one"], 1)),
         ("join_frame", ([b"some value", b"other"], None, 0, 2, 1 << 50, None, *FIELDS)),
         ("join_frame", ([b"some value", b"other"], None, 0, 2, [1 << 50, 1 << 51], None, *FIELDS)),
         ("join_frame", ([b"some value", b"other"], None, 0, 2, [1 << 50, 1 << 64], None, *FIELDS)),

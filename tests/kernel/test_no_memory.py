@@ -43,9 +43,14 @@ os.write(file.fileno(), data)
 small = memoryview(encode_frame(3, [b"value"], 1 << 40, [b"key"], **fields).data)
 column = struct.pack("<3i", 0, 1, 3) + b"abc"
 values, keys, times = [b"v" * 300] * 3, [b"k" * 400, None, b""], [1 << 40, 2, 3]
-fail_each(lambda: kernel.split_column(column, 0, 0, 2, 12))
-fail_each(lambda: kernel.make_records(Record, 1 << 40, times, keys, values))
-fail_each(lambda: kernel.make_records(Record, 1 << 40, array("q", times), None, values))
+fail_each(lambda: list(kernel.iter_column(column, 0, 0, 2, 12)))
+fail_each(lambda: list(kernel.iter_records(Record, 1 << 40, times, keys, values, 3)))
+fail_each(lambda: list(kernel.iter_records(Record, 1 << 40, array("q", times), None, values, 3)))
+fail_each(
+    lambda: list(
+        kernel.iter_records(Record, 1 << 40, 5, None, kernel.iter_column(column, 0, 0, 2, 12), 2)
+    )
+)
 fail_each(lambda: kernel.measure(values))
 fail_each(lambda: kernel.join_frame(values, None, 0, 3, times, keys, 1, 2, 3, 4))
 fail_each(lambda: kernel.join_frame(values, None, 0, 3, array("q", times), None, 1, 2, 3, 4))
