@@ -107,6 +107,29 @@ def test_the_tail_is_not_used_again_before_a_segment_has_what_it_promised(
     assert disk.size_of(FIRST) == size_bytes
 
 
+@pytest.mark.parametrize("batch_size", [1024, 60_000])
+def test_what_was_torn_when_it_was_drained_is_in_the_tail(
+    disk: MemoryDisk, batch_size: int
+) -> None:
+    """Whatever frame is behind it, of whichever way to make one."""
+    config = CONFIG._replace(batch_size=batch_size)
+    log = Log(disk, "a", config)
+    log.append(b"first")
+    log.sync()
+    sent = [b"first", *append_durably(log, 5)]
+    drained_at = disk.size_of(FIRST)
+    assert drained_at is not None
+    log.append_many([b"x" * 100] * 500)
+    contents = disk.contents()
+    segment = bytearray(contents[FIRST])
+    segment[drained_at : drained_at + 64] = bytes(64)
+    contents[FIRST] = bytes(segment)
+    for mode in ("r", "a"):
+        log = Log(MemoryDisk.of(contents), mode, config)  # type: ignore[arg-type]
+        assert values(log) == sent
+        assert not log.recovery.lost
+
+
 def test_a_kill_leaves_the_tail_as_it_is_until_the_next_sync(disk: MemoryDisk) -> None:
     """The next writer may not use it again either, before what it took over is synced."""
     log = Log(disk, "a", CONFIG)
