@@ -117,8 +117,10 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
     catalog = view.catalog
     start_offset, acknowledged = view.start_offset(), view.end_offset()
     end_offset = start_offset
-    linked_count = copied_bytes = 0
-    for number, segment in enumerate(catalog.segments):
+    linked_count = copied_bytes = following = 0
+    while following < len(catalog):
+        number, segment = following, catalog.segments[following]
+        following += 1
         if segment.is_sealed:
             names = [segment.data_name] + [segment.index_name] * (segment.stamp is not None)
             for name in names:
@@ -142,8 +144,14 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
             and (view.disk.size_of(segment.data_name) or 0) < FILE_HEADER_BYTES
         ):
             continue  # a roll that was killed in the middle
-        copied, end_offset = _copy_growing(view, segment, target, with_tail=is_last)
+        written_end = view.written_end()
+        copied, end_offset = _copy_growing(view, segment, target, written_end, with_tail=is_last)
         copied_bytes += copied
+        if is_last and end_offset < written_end:
+            # Rolled since the look at the segments, maybe in the middle of a batch: its rest too.
+            view.refresh()
+            catalog = view.catalog
+            following = catalog.find(segment.base_offset) + 1
     if end_offset < acknowledged:  # drained between the look into the segment and into the tail
         raise _ChangedError("records went from the tail to a segment")
     header = FileHeader(KIND_START, 0, log_id, created)
@@ -163,10 +171,12 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
 
 
 def _copy_growing(
-    view: LogView, segment: Segment, target: Disk, *, with_tail: bool
+    view: LogView, segment: Segment, target: Disk, written_end: int, *, with_tail: bool
 ) -> tuple[int, int]:
-    """Copy an unsealed segment, and the tail behind the last one: (bytes, end offset)."""
-    written_end = view.written_end()
+    """Copy an unsealed segment up to `written_end`, and the tail behind the last one.
+
+    Returns how many bytes that were, and the end offset.
+    """
     reader = view.open_segment(segment)
     end_position, end_offset = FILE_HEADER_BYTES, segment.base_offset
     damage: Damage | None = None  # with nothing intact behind it
@@ -177,6 +187,8 @@ def _copy_growing(
             end_position = event.position + event.size_bytes
             end_offset = event.batch.end_offset
             damage = None
+    if damage is None and end_offset < written_end:
+        with_tail = False  # the rest is in a segment that was begun since
     # The bytes as they are, damage and all: a copy is no place to lose what may be mended. But the
     # tail may still have what went bad at the end.
     if damage is not None and not (with_tail and _staged(view, end_offset)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ import segstore
 from segstore.config import LogConfig
 from segstore.disk import OsDisk
 from segstore.log.log import Log
+from segstore.log.view import FileView, WriterView
 from segstore.testing.faulty import FaultyDisk
 
 LARGE = [b"value %04d " % number * 12 for number in range(600)]
@@ -190,4 +192,36 @@ def test_an_index_that_was_lost_since_the_opening_is_made_anew_in_the_copy(
             report = (log if mode == "a" else reader).snapshot(tmp_path / "copy")
     with segstore.open(report.path, background=False) as copy:
         assert list(copy.values()) == LARGE
+        assert copy.recovery.lost == ()
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+@pytest.mark.parametrize("count", [0, 70, 80, 85, 90])
+def test_a_batch_that_a_roll_cuts_in_two_is_in_the_copy_whole_or_not_at_all(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, count: int
+) -> None:
+    """The first part then stands in the segment that was the last when the copy was begun.
+
+    By `count` the roll also comes between what was written before and what is drained first.
+    """
+    kind = {"a": WriterView, "r": FileView}[mode]
+    real = kind.end_offset
+
+    def end_offset(view: Any) -> int:  # asked for once the segments are listed
+        monkeypatch.setattr(kind, "end_offset", real)
+        found = real(view)
+        for number in range(30):
+            log.append(b"staged %d" % number)
+        log.append_many(LARGE)
+        return found
+
+    with segstore.open(path, background=False, segment_size="16KiB", batch_size=4096) as log:
+        log.append_many(LARGE[:count])
+        log.sync()
+        with segstore.open(path, "r") as reader:
+            monkeypatch.setattr(kind, "end_offset", end_offset)
+            report = (log if mode == "a" else reader).snapshot(tmp_path / "copy")
+    assert report.end_offset not in range(count + 31, count + 30 + len(LARGE))
+    assert len(readable(report.path)) == report.end_offset
+    with segstore.open(report.path, background=False) as copy:
         assert copy.recovery.lost == ()
