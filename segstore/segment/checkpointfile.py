@@ -139,6 +139,9 @@ class CheckpointFile:
             try:
                 file = disk.open(name)
             except FileNotFoundError:
+                # A power cut could bring back what somebody removed whose sync failed or is to
+                # come.
+                disk.sync_directory()
                 return False
             try:
                 file.lock()

@@ -21,13 +21,14 @@ from segstore import (
     Log,
     LogClosedError,
     OffsetOutOfRangeError,
+    StorageError,
 )
 from segstore.config import LogConfig
 from segstore.disk import OsDisk
 from segstore.format.checkpoint import CHECKPOINT_BYTES, SLOT_BYTES
 from segstore.format.names import segment_file
 from segstore.segment.checkpointfile import CheckpointFile
-from segstore.testing.faulty import FaultyDisk
+from segstore.testing.faulty import Fault, FaultyDisk
 from segstore.testing.memory import Event, MemoryDisk
 
 from .records import lines
@@ -159,6 +160,21 @@ def test_a_consumer_is_removed_in_either_mode(log: Log) -> None:
     with pytest.raises(LogClosedError):
         reader.remove_consumer("one")
     assert log.consumers() == ()
+
+
+def test_a_consumer_that_is_said_to_be_none_stays_away() -> None:
+    """Also where the sync of an earlier removal failed."""
+    disk = MemoryDisk()
+    faulty = FaultyDisk(disk)
+    with Log(faulty, "a", BARE) as log:
+        log.consumer("one").close()
+        faulty.faults = [Fault("sync_directory", faulty.counts["sync_directory"] + 1, errno.EIO)]
+        with pytest.raises(StorageError):
+            log.remove_consumer("one")
+        assert not log.remove_consumer("one")
+        for seed in range(20):
+            with Log(disk.unsynced().sample(random.Random(seed)), "r", BARE) as after:
+                assert after.consumers() == ()
 
 
 def test_a_killed_holder_lets_go_and_its_records_come_again(log: Log) -> None:
