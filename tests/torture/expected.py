@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 from typing import NamedTuple
 
 from segstore.config import LogConfig
 from segstore.disk import Disk
 from segstore.errors import CorruptionError, LogNotFoundError
-from segstore.format.names import is_aside, is_temporary, parse_consumer_file, parse_segment_file
+from segstore.format.names import (
+    OFFSET_MAX,
+    is_aside,
+    is_temporary,
+    parse_consumer_file,
+    parse_segment_file,
+)
+from segstore.log.consumer import ConsumerInfo
 from segstore.log.log import Log
 from segstore.testing.memory import MemoryDisk
 from tests.torture.campaign import BrokenError
@@ -22,6 +30,11 @@ class Sent(NamedTuple):
     timestamp: int | None
 
 
+NOTHING = Sent(None, b"", None)
+# By consumer, what a crash may leave as its committed offset; None where it may be unknown.
+Committed = dict[str, frozenset[int | None]]
+
+
 class Expected:
     """What was sent, in order of the offsets.
 
@@ -32,8 +45,7 @@ class Expected:
         attempts: what may follow `records`: sent, and not acknowledged (yet).
         start: what is below was deleted on purpose; `start_max` while that is under way.
         truncation: the end offset of a truncation under way, which happens whole or not at all.
-        committed: by consumer, what a crash may leave as its committed offset; None where it may
-            be unknown.
+        committed: see `Committed`.
     """
 
     def __init__(self) -> None:
@@ -44,7 +56,7 @@ class Expected:
         self.start = 0
         self.start_max = 0
         self.truncation: int | None = None
-        self.committed: dict[str, frozenset[int | None]] = {}
+        self.committed: Committed = {}
 
     def copy(self) -> Expected:
         other = Expected()
@@ -81,9 +93,7 @@ class Expected:
     def hold_back(self, end_offset: int) -> None:
         """Offsets from there on are given out again."""
         for name, offsets in self.committed.items():
-            self.committed[name] = frozenset(
-                None if offset is None else min(offset, end_offset) for offset in offsets
-            )
+            self.committed[name] = held_back(offsets, end_offset)
 
     def settle(self, start_offset: int, end_offset: int) -> None:
         """After a reopening: what survived is the log now."""
@@ -96,25 +106,50 @@ class Expected:
         self.hold_back(end_offset)
 
 
-def check_consumers(log: Log, expected: Expected, end: int, *, floor: int | None = None) -> None:
+def check_consumers(
+    log: Log, expected: Expected, *, end: int | None = None, floor: int | None = None
+) -> None:
     """C1, C2: no commit is lost, and none is ahead of what was committed to, or of the log.
 
-    `end` is how far the offsets of the log were given out; what was committed above it counts for
-    no more than that. Recovery that was interrupted may have held it back to `floor`.
+    `end` is where a writer found the log to end; what was committed above it counts for no more
+    than that. Before there is one, recovery that was interrupted may have held it back to `floor`.
     """
+    end = OFFSET_MAX if end is None else end
     floor = end if floor is None else floor
-    found = {info.name: info.committed for info in log.consumers()}
-    for name, allowed in expected.committed.items():
-        offsets = [min(offset, end) for offset in allowed if offset is not None]
-        if name not in found:
-            if None not in allowed:
-                raise BrokenError(f"C1: consumer {name} is gone, and had one of {sorted(offsets)}")
-        elif found[name] > (highest := max(offsets, default=0)):
-            raise BrokenError(f"C2: consumer {name} is at {found[name]}, above {highest}")
-        elif found[name] < (least := min([*offsets, floor])) and None not in allowed:
-            raise BrokenError(f"C1: consumer {name} is at {found[name]}, below {least}")
-    for name in found.keys() - expected.committed.keys():
+    allowed = {name: held_back(offsets, end) for name, offsets in expected.committed.items()}
+    check_all_committed(log.consumers(), allowed, floor)
+
+
+def check_all_committed(
+    infos: Iterable[ConsumerInfo], allowed: Committed, floor: int = OFFSET_MAX
+) -> None:
+    """Of all consumers that a log has; recovery may have held them back to `floor`."""
+    found = {info.name: info.committed for info in infos}
+    for name, offsets in allowed.items():
+        check_committed(name, found.get(name), offsets, floor)
+    for name in found.keys() - allowed.keys():
         raise BrokenError(f"C2: nobody registered consumer {name}")
+
+
+def check_committed(
+    name: str, found: int | None, allowed: frozenset[int | None], floor: int = OFFSET_MAX
+) -> None:
+    """One of them; `found` is None where it is not registered."""
+    offsets = [offset for offset in allowed if offset is not None]
+    if found is None:
+        if None not in allowed:
+            raise BrokenError(f"C1: consumer {name} is gone, and had one of {sorted(offsets)}")
+    elif not offsets:
+        raise BrokenError(f"C2: consumer {name} is at {found}, and was removed")
+    elif found > (highest := max(offsets)):
+        raise BrokenError(f"C2: consumer {name} is at {found}, above {highest}")
+    elif found < (least := min([*offsets, floor])) and None not in allowed:
+        raise BrokenError(f"C1: consumer {name} is at {found}, below {least}")
+
+
+def held_back(offsets: frozenset[int | None], end_offset: int) -> frozenset[int | None]:
+    """Committed offsets once those from `end_offset` on are given out again."""
+    return frozenset(None if offset is None else min(offset, end_offset) for offset in offsets)
 
 
 def check_consuming(log: Log, expected: Expected) -> None:
@@ -211,8 +246,7 @@ def check_state(
             raise BrokenError("I1: a reader finds no log") from None
     else:
         read_end = check_records(reader, expected, floor, random=random)
-        known_end = len(expected.records) + len(expected.attempts)
-        check_consumers(reader, expected, known_end, floor=floor)
+        check_consumers(reader, expected, floor=floor)
         reader.close()
     if disk.contents() != before:
         raise BrokenError("I5: a reader changed a file")
@@ -228,7 +262,7 @@ def check_state(
     if log.durable_offset > end:
         raise BrokenError(f"durable offset {log.durable_offset} is above the end {end}")
     check_names(disk)
-    check_consumers(log, expected, end)
+    check_consumers(log, expected, end=end)
     expected.settle(log.start_offset, end)
     if not thorough:
         log.close()
@@ -247,7 +281,7 @@ def check_state(
         killed = disk.after_kill()
         again = Log(killed, "a", config)
         check_records(again, expected, expected.written, random=random)
-        check_consumers(again, expected, expected.written)
+        check_consumers(again, expected, end=expected.written)
         if again.recovery.lost and not lost_is_fine:
             raise BrokenError(f"damage after a kill: {again.recovery.lost}")
         again.close()
@@ -261,7 +295,7 @@ def _check_stays(disk: MemoryDisk, expected: Expected, config: LogConfig) -> Non
     before = files_of(disk)
     log = Log(disk, "a", config)
     check_records(log, expected, expected.written, random=None)
-    check_consumers(log, expected, expected.written)
+    check_consumers(log, expected, end=expected.written)
     if log.recovery.cut or log.recovery.removed:
         raise BrokenError(f"I5: a second opening still repairs: {log.recovery}")
     log.close()

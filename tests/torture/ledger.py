@@ -7,18 +7,13 @@ from contextlib import contextmanager
 
 from segstore.config import LogConfig
 from segstore.disk import Disk
-from segstore.errors import (
-    CorruptionError,
-    LogClosedError,
-    LogNotFoundError,
-    OffsetOutOfRangeError,
-)
+from segstore.errors import CorruptionError, LogNotFoundError, SegstoreError
 from segstore.format.batch import Record
 from segstore.log.log import Log
 from tests.torture.campaign import BrokenError
-from tests.torture.expected import Expected, Sent, compare
+from tests.torture.expected import NOTHING, Committed, Expected, Sent, check_consumers, compare
+from tests.torture.moments import Moments
 
-NOTHING = Sent(None, b"", None)
 INFINITE = float("inf")
 
 
@@ -41,8 +36,10 @@ class Ledger:
         known: by offset, the records whose append returned, or that a reopening found.
         written, durable, start: as of `Expected`.
         start_max: how far the log start offset may have been moved; None for any offset.
+        trimmed: the highest offset that the log was trimmed to, or was to be.
         truncation: the end offset of one that is under way.
-        truncation_count: how many there were, with that.
+        truncation_ends: those of all there were, with that.
+        moments: when each record was there.
     """
 
     def __init__(self) -> None:
@@ -51,8 +48,10 @@ class Ledger:
         self.durable = 0
         self.start = 0
         self.start_max: int | None = 0
+        self.trimmed = 0
         self.truncation: int | None = None
-        self.truncation_count = 0
+        self.truncation_ends: list[int] = []
+        self.moments = Moments()
         # By value: the records that may be there, and the batch and the place in it of each.
         self._sent: dict[bytes, tuple[Batch, int]] = {}
         self._truncated: dict[bytes, Sent] = {}
@@ -62,6 +61,7 @@ class Ledger:
         batch = Batch(records, INFINITE if self.truncation is None else self.truncation)
         for place, sent in enumerate(records):
             self._sent[sent.value] = (batch, place)
+        self.moments.sent(records)
         return batch
 
     def acknowledge(self, batch: Batch, base_offset: int, *, durable: bool) -> None:
@@ -70,6 +70,7 @@ class Ledger:
         Raises:
             BrokenError: an offset was given out twice.
         """
+        self.moments.acknowledged(batch.records, base_offset, batch.limit)
         for offset, sent in enumerate(batch.records, base_offset):
             if offset >= batch.limit:
                 continue
@@ -92,13 +93,21 @@ class Ledger:
         for record in records:
             if start is not None and record.offset != start + count:
                 raise BrokenError(f"I4: offset {record.offset}, not {start + count}")
-            gone = self._truncated.get(record.value)  # since the read began
-            compare(record, self._sent_as(record) if gone is None else gone)
+            compare(record, self._gone(record) or self._sent_as(record))
             count += 1
         return count
 
-    def resolve(self, disk: Disk, config: LogConfig, floor: int) -> Expected:
+    def _gone(self, record: Record) -> Sent | None:
+        """What a truncation took or may have taken, if it is that: since the read began."""
+        batch, place = self._sent.get(record.value, (None, 0))
+        if batch is not None and record.offset >= batch.limit:
+            return batch.records[place]
+        return self._truncated.get(record.value)
+
+    def resolve(self, disk: Disk, config: LogConfig, floor: int, committed: Committed) -> Expected:
         """What has to be in the log on `disk`, where only itself can tell of the appends under way.
+
+        `committed` is as of `Expected`.
 
         Raises:
             BrokenError: it ends below `floor`, or it holds what was never sent, twice, or a batch
@@ -107,6 +116,7 @@ class Ledger:
         expected = Expected()
         expected.start = start = self.start
         expected.truncation = self.truncation
+        expected.committed = committed
         try:
             log = Log(disk, "r", config)
         except LogNotFoundError:
@@ -117,6 +127,7 @@ class Ledger:
                 expected.records = self._resolved(log)
             except CorruptionError as error:
                 raise BrokenError(f"I1: {error}") from error
+            check_consumers(log, expected, floor=floor)
             log.close()
         end = len(expected.records)
         expected.start_max = end if self.start_max is None else max(self.start, self.start_max)
@@ -133,14 +144,15 @@ class Ledger:
         Where it raises, nothing was changed.
         """
         self.truncation = end_offset
-        self.truncation_count += 1
+        self.truncation_ends.append(end_offset)
         for batch, _ in self._sent.values():
             batch.limit = min(batch.limit, end_offset)
         before = self.written, self.durable
         self.written, self.durable = min(self.written, end_offset), min(self.durable, end_offset)
         try:
-            yield
-        except (OffsetOutOfRangeError, LogClosedError):
+            with self.moments.truncating(end_offset):
+                yield
+        except SegstoreError:
             self.written, self.durable = before
             self.truncation = None
             raise
@@ -148,6 +160,18 @@ class Ledger:
         for offset in [offset for offset in self.known if offset >= end_offset]:
             sent = self.known.pop(offset)
             self._truncated[sent.value] = sent
+
+    def calm(self) -> int:
+        """A token of now, for the two below."""
+        return len(self.truncation_ends) - (self.truncation is not None)
+
+    def is_calm(self, since: int) -> bool:
+        """Whether there was no truncation under way since then."""
+        return not self.truncations_since(since)
+
+    def truncations_since(self, since: int) -> list[int]:
+        """The ends of those that there were since then, the one under way there included."""
+        return self.truncation_ends[since:]
 
     def settle(self, expected: Expected) -> None:
         """What a crash left is the log now, and what it has not of the rest never comes back."""
@@ -161,6 +185,7 @@ class Ledger:
         self.truncation = None
         self._sent = {}
         self._truncated = {}
+        self.moments.settle(expected.records)
 
     def _resolved(self, log: Log) -> list[Sent]:
         start = log.start_offset

@@ -26,6 +26,7 @@ import segstore.log
 import segstore.segment
 from segstore.log.clock import EngineClock
 from segstore.log.manager import SegmentManager
+from segstore.testing import memory
 from tests.torture.campaign import BrokenError
 
 STEP_NS = 1_000_000
@@ -345,8 +346,11 @@ def _in_place(schedule: Schedule) -> Iterator[None]:
 
 
 def _engine_modules() -> list[Any]:
-    """All of them: one that is first imported by a thread could make another wait for it."""
-    return [
+    """All of them: one that is first imported by a thread could make another wait for it.
+
+    And the disk, on which whoever waits for records sleeps.
+    """
+    return [memory] + [
         importlib.import_module(found.name)
         for package in (segstore.log, segstore.segment)
         for found in pkgutil.iter_modules(package.__path__, package.__name__ + ".")

@@ -1,7 +1,15 @@
-"""T15: threads append, sync, roll, seal, compress, sweep, trim, read and close one log, in an order
-that a seed decides step by step, and the power is cut or the process killed between any two steps.
+"""T15: threads append, sync, roll, seal, compress, sweep, trim, truncate, read, consume, copy and
+close one log, in an order that a seed decides step by step, and the power is cut or the process
+killed between any two steps.
 Whatever that leaves holds every record that was acknowledged as durable, or as written after a
 kill, at its offset; nobody gets an offset twice, and every reader sees what was sent.
+C1: a commit that returned counts, also after a crash.
+C2: none is ahead of what was committed to, or of the log once it is cut back.
+C3: a consumer is given every record in a row. What retention took is counted, and what comes at an
+    offset that is given out again is given to it again.
+C4: retention that waits for consumers takes nothing from them.
+C5: a snapshot is the log as it was at one moment of the call.
+C6: a name has one holder, and nobody is refused one that is free.
 
 `run_log` with the log seed of a failure does the same steps again.
 """
@@ -15,13 +23,25 @@ from contextlib import suppress
 from random import Random
 from typing import Any
 
-from segstore.errors import LogClosedError, OffsetOutOfRangeError, SegstoreError
+from segstore.errors import (
+    ConsumerLockedError,
+    LogClosedError,
+    OffsetOutOfRangeError,
+    SegstoreError,
+)
+from segstore.format.checkpoint import CHECKPOINT_BYTES, decode_slots
+from segstore.format.names import START
 from segstore.log.log import Log
 from segstore.testing.faulty import Fault, FaultyDisk
 from segstore.testing.memory import MemoryDisk
 from tests.torture.campaign import BrokenError, Run
-from tests.torture.expected import Expected, Sent, check_state
-from tests.torture.ledger import Batch, Ledger
+from tests.torture.consumers import Consumers
+from tests.torture.consuming import Consuming
+from tests.torture.copying import Copying, Shelf
+from tests.torture.expected import Expected, Sent, check_all_committed, check_state
+from tests.torture.hands import Hands
+from tests.torture.ledger import Ledger
+from tests.torture.scene import Scene, Step
 from tests.torture.schedule import Schedule, StoppedError
 from tests.torture.workload import small_config, small_tail
 
@@ -33,8 +53,7 @@ POINTS_PER_LIFE = 5
 STEPS_MAX = 3000
 _CHANGES = {"create", "write", "truncate", "allocate", "rename", "unlink"}
 _CHANGES |= {"sync", "sync_directory"}
-# Of a thread, with its name and its choices.
-Step = Callable[[str, Random], object]
+_WAITS: dict[str, Any] = {"retention_waits_for_consumers": True}
 _FAULTS = ("sync", "sync", "write", "short_write", "create", "rename", "unlink", "sync_directory")
 
 
@@ -42,24 +61,27 @@ def run(run: Run) -> None:
     run_lives(run, run.wanted(LIVES))
 
 
-def run_lives(run: Run, lives: int) -> None:
-    """Logs with as many lives together, or a few more."""
+def run_lives(run: Run, lives: int, *, is_busy: bool = False) -> None:
+    """Logs with as many lives together, or a few more; `is_busy` is as of `run_log`."""
     logger = logging.getLogger("segstore")
     was_disabled, logger.disabled = logger.disabled, True  # disks fail here on purpose
     try:
         while run.counts["lives"] < lives and not run.is_over:
-            run_log(run, run.random.getrandbits(32))
+            run_log(run, run.random.getrandbits(32), is_busy=is_busy)
     finally:
         logger.disabled = was_disabled
 
 
-def run_log(run: Run, seed: int) -> None:
-    """One log in several lives; the same seed does the same steps."""
+def run_log(run: Run, seed: int, *, is_busy: bool = False) -> None:
+    """One log in several lives; the same seed does the same steps.
+
+    `is_busy`: everybody is there in each life, no disk fails, and few cuts are looked at.
+    """
     random = Random(seed)
     lives = 0
     try:
         with small_tail(random.choice((8192, 12288, 65536))):
-            history = _History(run, random)
+            history = _History(run, random, is_busy=is_busy)
             while lives < LIVES_PER_LOG and not run.is_over:
                 lives += 1
                 history.live()
@@ -74,12 +96,16 @@ class _History:
         killed: what a kill left, which a power cut may undo in part until the log is open again.
     """
 
-    def __init__(self, run: Run, random: Random) -> None:
-        retention = random.choice(({}, {"retention_size": "24KiB"}, {"retention_records": 150}))
+    def __init__(self, run: Run, random: Random, *, is_busy: bool) -> None:
+        retention = random.choice(({}, {"retention_size": "12KiB"}, {"retention_records": 60}))
         self.run = run
+        self.is_busy = is_busy
+        self.is_trimmed = random.random() < 0.5
         self.random = random
         self.disk = MemoryDisk()
         self.ledger = Ledger()
+        self.consumers = Consumers(self.ledger, self._start_offset)
+        self.shelf = Shelf()
         self.killed: Expected | None = None
         self.config = small_config(
             random,
@@ -90,6 +116,7 @@ class _History:
             compression=random.choice(("lz4", "lz4", None)),
             durability=random.choice(("written", "written", "durable")),
             **retention,
+            **random.choice(({}, _WAITS, _WAITS, {**_WAITS, "retention_hard_size": "48KiB"})),
         )
         if retention:
             self.ledger.start_max = None
@@ -100,7 +127,8 @@ class _History:
         random = self.random
         life = _Life(self, Schedule(Random(random.getrandbits(32)), by_line=random.random() < 0.3))
         try:
-            life.schedule.run(life.main)
+            with self.shelf.in_place(life.before):
+                life.schedule.run(life.main)
         finally:
             if life.log is not None:
                 life.log._is_let_go = True  # where it was killed, it is never to be closed
@@ -111,12 +139,29 @@ class _History:
     def check(self, state: MemoryDisk, floor: int, seed: int, *, quick: bool = False) -> Expected:
         """All that has to hold of what a crash left, or what a reader can tell quickly."""
         config = self.config._replace(background=False)
-        expected = self.ledger.resolve(state, config, floor)
+        committed = self.consumers.at_a_crash()
+        expected = self.ledger.resolve(state, config, floor, committed)
         if not quick:
             random = Random(seed)
             thorough = random.random() < 0.5
             check_state(state, expected, floor, config, random, thorough=thorough)
         return expected
+
+    def opened(self, log: Log) -> None:
+        """It was opened again, and is what the last life left."""
+        if self.killed is not None:
+            self.ledger.settle(self.killed)
+            self.killed = None
+        self.ledger.start = log.start_offset
+        self.consumers.settle(log.end_offset)
+        check_all_committed(log.consumers(), self.consumers.committed)
+
+    def _start_offset(self) -> int:
+        """Of the log, as the file says; read here, as the engine would let others go on."""
+        if START not in self.disk.names():
+            return 0
+        found = decode_slots(self.disk.open(START).read(CHECKPOINT_BYTES, 0))
+        return 0 if found is None else found.value
 
     def record(self, name: str, random: Random) -> Sent:
         """One that nobody else sends."""
@@ -144,13 +189,13 @@ class _Life:
         self.log: Log | None = None
         self._is_closing = False
         self._cuts = Random(random.getrandbits(32))
-        self._points_left = POINTS_PER_LIFE
+        self._points_left = 1 if history.is_busy else POINTS_PER_LIFE
         self._share = random.choice((0.01, 0.03, 0.1))
         self._sync_steps = random.choice((1, 30, 300))  # devices are slow, and others go on
         self._end = random.choice(("close", "kill", "kill", "cut"))
         self._steps_left = random.randrange(STEPS_MAX) if self._end != "close" else None
-        self.disk = FaultyDisk(history.disk, before=self._before)
-        self.is_faulty = random.random() < 0.25
+        self.disk = FaultyDisk(history.disk, before=self.before)
+        self.is_faulty = not history.is_busy and random.random() < 0.25
         if self.is_faulty:
             kind, number = random.choice(_FAULTS), random.randrange(1, 60)
             error = errno.ENOSPC if kind in ("write", "create") else errno.EIO
@@ -163,17 +208,18 @@ class _Life:
         history, random = self.history, self._random
         log = Log(self.disk, "a", history.config)
         self.log = log
-        if history.killed is not None:
-            self.ledger.settle(history.killed)
-            history.killed = None
-        self.ledger.start = log.start_offset
+        history.opened(log)
+        model = self.ledger, history.consumers
+        scene = Scene(self.run, history.config, *model, log, self.disk, self.is_faulty)
         if self.is_faulty:
             self.disk.counts.clear()
             self.disk.faults = [self._fault]
         for number in range(random.choice((1, 1, 2))):
             crew = [
-                self.schedule.thread(self._worker(f"{number}.{name}", steps), f"{number}.{name}")
-                for name, steps in self._crew(log, random)
+                self.schedule.thread(
+                    self._worker(scene, f"{number}.{name}", steps), f"{number}.{name}"
+                )
+                for name, steps in self._crew(scene, random)
             ]
             for thread in crew:
                 thread.start()
@@ -188,144 +234,55 @@ class _Life:
                 return
         self._close(log)
 
-    def _crew(self, log: Log, random: Random) -> Iterator[tuple[str, list[Step]]]:
+    def _crew(self, scene: Scene, random: Random) -> Iterator[tuple[str, list[Step]]]:
         """The names of the threads, and what each does, again and again."""
-        appends: list[Step] = [self.append, self.append, self.append_many, self.append_durable]
-        calls = (log.roll, log.maintain, log.compress, log.sweep)
-        work: list[Step] = [self.sync, self.trim, *(lambda *_, call=call: call() for call in calls)]
-        work += [self.truncate] if not self.is_faulty and random.random() < 0.3 else []
-        looks: list[Step] = [self.read, self.points, self.read_elsewhere, self.verify]
+        history = self.history
+        hands = Hands(scene, history.record, self._acknowledged)
+        work = hands.keeping_house() + [hands.trim] * history.is_trimmed
+        if history.is_busy:
+            work += [hands.truncate, hands.truncate]
+        elif not self.is_faulty and random.random() < 0.3:
+            work.append(hands.truncate)
         for number in range(random.choice((2, 3, 4))):
-            yield f"append {number}", appends
+            yield f"append {number}", hands.appending()
         for number in range(random.choice((1, 2))):
             yield f"work {number}", random.sample(work, 3)
-        yield "look", looks
+        yield "look", hands.looking()
+        for number in range(3 if history.is_busy else random.randrange(4)):
+            yield f"consume {number}", Consuming(scene).steps()
+        for number in range(2 if history.is_busy else random.choice((0, 0, 1))):
+            yield f"copy {number}", [Copying(scene, history.shelf, self.schedule.paused).copy]
 
-    def _worker(self, name: str, steps: list[Step]) -> Callable[[], None]:
+    def _worker(self, scene: Scene, name: str, steps: list[Step]) -> Callable[[], None]:
         random = Random(self._random.getrandbits(32))
         count = random.randrange(2, 16)
 
         def work() -> None:
             for _ in range(count):
                 try:
-                    random.choice(steps)(name, random)
-                    self.ledger.start = max(self.ledger.start, self._log.start_offset)
+                    with scene.step():
+                        random.choice(steps)(name, random)
                 except LogClosedError:
                     if not self._is_closing:
                         raise
                     return
                 except OffsetOutOfRangeError:
                     self.run.count("overtaken")  # retention or a trim was faster
-                except SegstoreError:
-                    if not self.is_faulty:
+                except ConsumerLockedError:
+                    self.run.count("names in use")
+                except SegstoreError as error:
+                    if getattr(error, "errno", None) == errno.EAGAIN:
+                        self.run.count("told to try again")  # others were at it for too long
+                    elif not self.is_faulty:
                         raise
-                    self.run.count("refused")
+                    else:
+                        self.run.count("refused")
 
         return work
 
-    @property
-    def _log(self) -> Log:
-        assert self.log is not None
-        return self.log
-
-    def append(self, name: str, random: Random, durability: Any = None) -> None:
-        sent = self.history.record(name, random)
-        batch = self.ledger.send([sent])
-        offset = self._log.append(
-            sent.value, key=sent.key, timestamp=sent.timestamp, durability=durability
-        )
-        self._acknowledge(batch, range(offset, offset + 1), durability)
-
-    def append_durable(self, name: str, random: Random) -> None:
-        self.append(name, random, "durable")
-
-    def append_many(self, name: str, random: Random) -> None:
-        sent = [self.history.record(name, random) for _ in range(random.choice((1, 3, 3, 12, 40)))]
-        durability: Any = random.choice((None, None, "durable"))
-        has_keys = random.random() < 0.5
-        if not has_keys:
-            sent = [record._replace(key=None) for record in sent]
-        batch = self.ledger.send(sent)
-        offsets = self._log.append_many(
-            [record.value for record in sent],
-            keys=[record.key for record in sent] if has_keys else None,
-            timestamps=[record.timestamp or 0 for record in sent],
-            durability=durability,
-        )
-        self._acknowledge(batch, offsets, durability)
-
-    def _acknowledge(self, batch: Batch, offsets: range, durability: Any) -> None:
-        if len(offsets) != len(batch.records):
-            raise BrokenError(f"{len(batch.records)} records got offsets {offsets}")
-        level = durability or self.history.config.durability
-        self.ledger.acknowledge(batch, offsets.start, durable=level == "durable")
-        self.run.count("records", len(offsets))
-        if self._cuts.random() < self._share:
-            self._cut("anything after an acknowledgement")
-
-    def sync(self, name: str, random: Random) -> None:
-        ledger = self.ledger
-        wanted, truncations = ledger.written, ledger.truncation_count
-        reached = self._log.sync()
-        if truncations == ledger.truncation_count:
-            if reached < wanted:
-                raise BrokenError(f"sync reached {reached}, and {wanted} records were there")
-            ledger.reached(wanted, durable=True)
-
-    def trim(self, name: str, random: Random) -> None:
-        ledger, log = self.ledger, self._log
-        start = log.start_offset
-        before = min(random.randint(start, log.end_offset), start + 20)
-        if ledger.start_max is not None:
-            ledger.start_max = max(ledger.start_max, before)
-        log.trim(before)
-
-    def read(self, name: str, random: Random) -> None:
-        self._read(self._log, random)
-
-    def read_elsewhere(self, name: str, random: Random) -> None:
-        """As another process does."""
-        reader = Log(self.disk, "r", self.history.config)
-        try:
-            self._read(reader, random)
-        finally:
-            reader.close()
-
-    def _read(self, log: Log, random: Random) -> None:
-        ledger = self.ledger
-        truncations, is_truncated = ledger.truncation_count, ledger.truncation is not None
-        start, end = log.start_offset, log.end_offset
-        start = random.choice((start, max(start, end - 30)))
-        count = ledger.check(log.read(start, end), start)
-        is_truncated = is_truncated or truncations != ledger.truncation_count
-        # Whoever opens a log in the middle of a write sees it, and it may fail and be undone.
-        is_undone = self.is_faulty and log is not self._log
-        if count != end - start and not is_truncated and not is_undone:
-            raise BrokenError(f"I1: {count} records from {start} to {end}")
-        self.run.count("records read", count)
-
-    def points(self, name: str, random: Random) -> None:
-        log = self._log
-        for _ in range(5):
-            start, end = log.start_offset, self.ledger.written
-            if start < end:
-                self.ledger.check([log[random.randrange(start, end)]])
-
-    def verify(self, name: str, random: Random) -> None:
-        report = self._log.verify()
-        if not report.is_intact:
-            raise BrokenError(f"I1: damage where there is none: {report}")
-
-    def truncate(self, name: str, random: Random) -> None:
-        start = self._log.start_offset
-        end = max(start, self.ledger.written - random.choice((0, 3, 30)))
-        if self.ledger.truncation is None:  # one at a time
-            with self.ledger.truncating(end):
-                self._log.truncate(end - 1)
-
     def _close(self, log: Log) -> None:
         ledger = self.ledger
-        wanted, truncations = ledger.written, ledger.truncation_count
+        wanted, truncations = ledger.written, len(ledger.truncation_ends)
         self._is_closing = True
         try:
             log.close()
@@ -333,13 +290,13 @@ class _Life:
             if not self.is_faulty:
                 raise
         else:
-            if truncations == ledger.truncation_count:
+            if truncations == len(ledger.truncation_ends):
                 ledger.reached(wanted, durable=True)
         self._last_cut()
 
     # What ends them
 
-    def _before(self, kind: str, name: str) -> None:
+    def before(self, kind: str, name: str) -> None:
         """Asked before everything that is done to the disk."""
         if self.left is not None:
             raise StoppedError
@@ -348,6 +305,10 @@ class _Life:
             self._die()
         if kind in _CHANGES and self._cuts.random() < self._share:
             self._cut(f"{kind} of {name}")
+
+    def _acknowledged(self) -> None:
+        if self._cuts.random() < self._share:
+            self._cut("anything after an acknowledgement")
 
     def _cut(self, place: str) -> None:
         """Look at what a power cut would leave here."""
@@ -401,10 +362,10 @@ class _Life:
     def _durable(self) -> int:
         """What a power cut may not take: also what the log itself says of that."""
         ledger = self.ledger
-        truncations = ledger.truncation_count
+        calm = ledger.calm()
         with suppress(LogClosedError):
             if self.log is not None:
                 said = self.log.durable_offset  # another thread may begin to truncate meanwhile
-                if ledger.truncation is None and truncations == ledger.truncation_count:
+                if ledger.is_calm(calm):
                     ledger.reached(said, durable=True)
         return ledger.durable

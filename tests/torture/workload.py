@@ -210,7 +210,7 @@ class Workload:
         expected = self.expected
         self.log = Log(disk, "a", self.config)
         end = check_records(self.log, expected, expected.written, random=self.random)
-        check_consumers(self.log, expected, end)
+        check_consumers(self.log, expected, end=end)
         expected.settle(self.log.start_offset, end)
 
     def attempt(self, batch: list[Sent]) -> None:
