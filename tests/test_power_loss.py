@@ -499,3 +499,24 @@ def test_a_power_cut_while_a_killed_step_is_finished(disk: MemoryDisk, name: str
         assert log.recovery.lost == ()
         assert values(log) in ([known] if name == "maintain" else [known, known[:8]])
         log.close()
+
+
+def test_who_was_moved_back_stays_so_where_a_kill_came_ahead_of_the_sync() -> None:
+    disk = MemoryDisk()
+    log = Log(disk, "a", CONFIG)
+    log.append_many([b"taken"] * 10)
+    log.consumer("one").commit(7)
+    killed: list[MemoryDisk] = []
+
+    def watch(disk: MemoryDisk, event: Event) -> None:
+        if event.kind == "sync" and event.name == "one.consumer":
+            killed.append(disk.after_kill())
+
+    disk.watch = watch
+    log.truncate(1)
+    for left in killed:  # written, and not synced yet
+        log = Log(left, "a", CONFIG)
+        log.append_many([b"new"] * 10, durability="durable")
+        again = Log(synced(left), "a", CONFIG)
+        assert again.end_offset == 12
+        assert [info.committed for info in again.consumers()] == [2]

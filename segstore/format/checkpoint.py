@@ -59,6 +59,11 @@ def slot_position(sequence: int) -> int:
 
 def decode_slots(data: Buffer) -> Checkpoint | None:
     """The newest intact slot of a whole checkpoint file, or None."""
+    return max(intact_slots(data), default=None)
+
+
+def intact_slots(data: Buffer) -> list[Checkpoint]:
+    """The intact slots of a whole checkpoint file."""
     found = []
     for position in (SLOT_BYTES, 2 * SLOT_BYTES):
         raw = bytes(data[position : position + SLOT_BYTES])
@@ -69,4 +74,4 @@ def decode_slots(data: Buffer) -> Checkpoint | None:
             is_possible &= checkpoint.value <= OFFSET_MAX
             if is_possible and crc == crc32c(raw[_CRC_START:]):
                 found.append(checkpoint)
-    return max(found, default=None)
+    return found

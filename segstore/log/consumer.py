@@ -21,7 +21,7 @@ from segstore.format.fileheader import KIND_CONSUMER, FileHeader
 from segstore.format.names import consumer_file, parse_consumer_file
 from segstore.log.reading import LogReader, OnDamage, checked_int
 from segstore.log.startoffset import HeldStart
-from segstore.segment.checkpointfile import CheckpointFile, look_into
+from segstore.segment.checkpointfile import CheckpointFile, look_into, may_exceed
 from segstore.segment.doorbell import Doorbell
 
 
@@ -339,13 +339,15 @@ def hold_back(disk: Disk, end_offset: int, now: int) -> None:
     Raises:
         OSError: a committed offset can't be stored.
     """
-    for name, (committed, _) in registered(disk).items():
-        if committed > end_offset:
-            with suppress(FileNotFoundError):  # removed meanwhile
-                file = CheckpointFile.open(disk, consumer_file(name), KIND_CONSUMER, write=True)
+    for name in map(consumer_file, registered(disk)):
+        with suppress(FileNotFoundError):  # removed meanwhile
+            if may_exceed(disk, name, end_offset):
+                file = CheckpointFile.open(disk, name, KIND_CONSUMER, write=True)
                 if file is not None:
-                    file.prove()  # it may have been written and never synced
-                    file.move(end_offset, now)
+                    # Who wrote it last, to move it back even, may have been killed before the sync.
+                    file.prove()
+                    if file.current.value > end_offset:
+                        file.move(end_offset, now)
                     file.close()
 
 

@@ -12,6 +12,7 @@ from segstore.format.checkpoint import (
     Checkpoint,
     decode_slots,
     encode_slot,
+    intact_slots,
     slot_position,
 )
 from segstore.format.fileheader import (
@@ -191,6 +192,20 @@ class CheckpointFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def may_exceed(disk: Disk, name: str, value: int) -> bool:
+    """Whether a checkpoint file is above `value`, or a power cut might have it so again.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    file = disk.open(name)
+    try:
+        data = file.read(CHECKPOINT_BYTES, 0)
+    finally:
+        file.close()
+    return any(slot.value > value for slot in intact_slots(data))
 
 
 def look_into(disk: Disk, name: str, kind: bytes) -> tuple[Checkpoint | None, bool]:
