@@ -152,9 +152,11 @@ def list_segments(disk: Disk, known: Catalog | None = None) -> Listing:
 def _with_missed(disk: Disk, catalog: Catalog) -> Catalog:
     """With the segments that stand where sealed ones end, and not in the listing."""
     number = 0
-    while number + 1 < len(catalog):
+    while number < len(catalog):
         stamp = catalog.segments[number].stamp
-        if stamp is not None and stamp.end_offset < catalog.segments[number + 1].base_offset:
+        # Behind the last, too: it may have been rolled and sealed since its name was listed.
+        following = catalog.segments[number + 1 : number + 2]
+        if stamp is not None and not (following and following[0].base_offset <= stamp.end_offset):
             missed = _find(disk, stamp.end_offset)
             catalog = catalog if missed is None else catalog.with_segment(missed)
         number += 1

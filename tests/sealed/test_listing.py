@@ -42,6 +42,25 @@ def test_a_segment_swapped_during_the_listing_is_not_missed(path: str) -> None:
         assert any(name.endswith(".lz4") for name in os.listdir(path))
 
 
+def test_what_was_begun_since_the_listing_is_not_missed(path: str) -> None:
+    """Where the last one listed is found sealed, it is not the last."""
+    with segstore.open(path, segment_size="8KiB", batch_size=1024, background=False) as log:
+        append_mix(log, 400)
+        before = os.listdir(path)
+        append_mix(log, 400)
+        log._writer.seal_rolled()  # type: ignore[union-attr]
+
+        class Late(OsDisk):
+            def names(self) -> list[str]:
+                return before
+
+        disk = Late(path)
+        listed = list_segments(disk).catalog.segments
+        assert [s.base_offset for s in listed] == [s.base_offset for s in log.segments()]
+        assert not listed[-1].is_sealed
+        disk.close()
+
+
 def test_a_segment_that_is_gone_stays_missing(path: str) -> None:
     with segstore.open(path, segment_size="8KiB", batch_size=1024, background=False) as log:
         append_mix(log, 400)
