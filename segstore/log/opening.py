@@ -142,7 +142,7 @@ def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | Non
     if ends_at is not None:
         catalog = Catalog(s for s in catalog.segments if s.base_offset < ends_at)
         durable_offset = min(durable_offset, ends_at)
-        tail_durable_offset = 0  # what was below the new end went to the segments before
+        tail_durable_offset = 0  # a truncation syncs the segments before it commits
     log_id, start_offset = _identify(disk, catalog, tail)
     reader = None
     if ends_at is not None:
@@ -426,7 +426,8 @@ def open_tail(
         found.tail.mend_header(log_id, created)
         return found.tail
     try:
-        return Tail.create(disk, log_id, created, end_offset)
+        # Nobody knows any more what of it has been synced.
+        return Tail.create(disk, log_id, created, end_offset, 0)
     except OSError as error:
         if error.errno in _CANT_ALLOCATE:
             return None

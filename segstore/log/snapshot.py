@@ -160,7 +160,7 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
         begin_truncation(target, log_id, created, ends_at)
         end_offset = min(end_offset, ends_at)
     # It vouches for the copy: what goes bad there later is damage, and no write that was cut short.
-    Tail.create(target, log_id, created, end_offset).close()
+    Tail.create(target, log_id, created, end_offset, end_offset).close()
     for name, (committed, _) in registered(view.disk).items():
         header = FileHeader(KIND_CONSUMER, 0, log_id, created)
         CheckpointFile.create(target, consumer_file(name), header, committed).close()

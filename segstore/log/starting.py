@@ -96,17 +96,21 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
         bell=bell.word,
         ring=bell.ring,
     )
+    if found.reader is not None and found.reader.offsets().stop > durable_offset:
+        # After a power cut its register may not say that it promised any of it.
+        writer.park_tail()
     writer.take_over(found.from_tail, 0 if found.reader is None else found.reader.end_position)
     stray = set_stray_aside(disk, found, writer.end_offset)
     if stray is not None:
         cuts.append(stray)
-    if tail is not None and (cuts or (tail.end.read() or 0) > writer.end_offset):
+    gives_again = bool(cuts) or (tail is not None and (tail.end.read() or 0) > writer.end_offset)
+    if writer.end_offset < found.plan.tail_lost.stop:
+        writer.skip(found.plan.tail_lost.stop)
+        writer.seal_rolled()  # the seal tells the next opening of the gap, once the tail is void
+    if tail is not None and gives_again:
         # Offsets will be given out again. What the tail alone had must survive it first.
         writer.sync_segments()
         tail.void(writer.end_offset)
-    if writer.end_offset < found.plan.tail_lost.stop:
-        writer.skip(found.plan.tail_lost.stop)
-        writer.seal_rolled()  # the seal tells the next opening of the gap
     if tail is not None:
         # A crash may have come between the last write and this; readers go by it.
         tail.end.advance(writer.written_end)
@@ -145,7 +149,7 @@ def truncate(
         found = find(disk, write=True, index_interval_bytes=index_interval_bytes, tail=tail)
         run = {segment.base_offset for segment in found.run}
         writer.manager.reset(found.catalog.without(run))
-        durable_offset = min(writer.durable_offset, end_offset)
+        durable_offset = min(writer.buffer.durable_offset, end_offset)
         _take_over(disk, found, writer.manager, log_id, created, end_offset, durable_offset)
         hold_back(disk, end_offset, created)
         writer.rewind(end_offset)

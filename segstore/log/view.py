@@ -317,8 +317,12 @@ class FileView:
                 if attempt == FIND_COUNT_MAX:
                     raise
                 continue
-            # Else what was durable before a truncation would be missed in the files behind it.
-            if tail is None or tail.epoch.token() == epoch:
+            # Else what was durable before a truncation would be missed in the files behind it, or
+            # what was drained meanwhile in the tail.
+            is_moved = (
+                bool(found.plan.tail_lost) and tail is not None and tail.end.read() != published
+            )
+            if tail is None or (tail.epoch.token() == epoch and not is_moved):
                 break
         self.found: Found = found
         self.log_tag: int | None = None if found.log_id is None else log_tag(found.log_id)

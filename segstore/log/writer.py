@@ -62,7 +62,8 @@ class LogWriter:
         sync_count: how many syncs were made.
         rewind_count: how often offsets were given out again.
         written_end: one past the last record that stands in a segment; the tail has those after it.
-        wake: called after an append while rolled segments wait for their seal.
+        wake: called after an append while rolled segments wait for their seal, or the tail for a
+            sync.
         owner: kept alive, with its lock and its thread, by whoever keeps the plain append only.
     """
 
@@ -121,6 +122,7 @@ class LogWriter:
         self.buffer.next_offset = next_offset
         self.buffer.durable_offset = durable_offset
         self._restart_count = 0
+        self._is_parked = False
         self._restart_tail()
         self.buffer.append_time = clock.now()
         self.buffer.is_open = True
@@ -299,7 +301,17 @@ class LogWriter:
                     raise
                 self.buffer.stage(staged.values, staged.timestamps, staged.keys)
                 self.buffer.position = end_position
+                self.buffer.limit = self._tail_bytes  # behind that there is room
             self.buffer.next_offset = self.written_end + self.buffer.staged_count
+
+    def park_tail(self) -> None:
+        """Have the tail not begun anew, nor synced instead of the segments, before these have been.
+
+        It holds durably, or may, what they don't. To sync them where that comes up would have
+        whoever appends wait for the device.
+        """
+        self._is_parked = True
+        self.buffer.limit = FRAMES_POSITION
 
     def skip(self, end_offset: int) -> None:
         """Go on at a higher offset, in a new segment: those before it were promised, and are gone.
@@ -433,6 +445,7 @@ class LogWriter:
         self._durable_offset = min(self._durable_offset, end_offset)
         self.buffer.next_offset = end_offset
         self.buffer.durable_offset = self._durable_offset
+        self._is_parked = False
         self._restart_tail()
         # Last: whoever sees it changed sees nothing of before, and whoever doesn't looks again.
         self.rewind_count += 1
@@ -541,17 +554,16 @@ class LogWriter:
     def _restart_tail(self) -> None:
         """Empty the tail, and let it take no more than the active segment still has room for.
 
-        So a segment rolls when it is due, and not up to a tail's worth of records later. Nothing at
-        all while the tail holds durably what the segments don't yet: the next sync of these opens
-        it again. To wait for one here would make whoever appends wait for the device.
+        So a segment rolls when it is due, and not up to a tail's worth of records later.
         """
         buffer = self.buffer
         buffer.restart()
         self._restart_count += 1
-        room = max(self.manager.room_bytes, self._batch_size_bytes)
-        if self._durable_offset > buffer.durable_offset:
-            room = 0
-        buffer.limit = min(self._tail_bytes, FRAMES_POSITION + room)
+        if self._is_parked or self._durable_offset > buffer.durable_offset:
+            self.park_tail()
+        else:
+            room = max(self.manager.room_bytes, self._batch_size_bytes)
+            buffer.limit = min(self._tail_bytes, FRAMES_POSITION + room)
 
     def _write(self, frames: list[EncodedFrame]) -> None:
         """Frames to the segments; then, and not before, tell other processes of them."""
@@ -580,7 +592,7 @@ class LogWriter:
         The device has less to do than for a file that grows, as the tail is overwritten in place;
         and the records still get to the segments in full frames.
         """
-        if self._tail is None:
+        if self._tail is None or self._is_parked:
             return False
         buffer = self.buffer
         with self._append_lock:
@@ -593,12 +605,15 @@ class LogWriter:
             self._tail.sync()
         except OSError as error:
             raise once_more(self._sync_failed(error)) from error
-        with self._append_lock:
+        with self._append_lock, self._gate:
             if self._restart_count != restart_count:  # by an append that drained it: stored over
                 return False
+            # First: once it is known here, another thread may acknowledge a record on the strength
+            # of it. And behind the gate, as an interrupt between the two would leave a promise of
+            # which nobody here knows.
+            self._tail.tail_durable.advance(target)
             self._durable_offset = target
         self.sync_count += 1
-        self._tail.tail_durable.advance(target)
         return True
 
     def _sync_segments(self, *, with_index: bool) -> int:
@@ -621,7 +636,8 @@ class LogWriter:
         self.sync_count += 1
         self._durable_offset = self.buffer.durable_offset = target
         with self._append_lock:
-            if self.buffer.limit == FRAMES_POSITION:  # it was waiting for this
+            if self._is_parked:
+                self._is_parked = False
                 self._restart_tail()
         if self._tail is not None:
             self._tail.durable.advance(target)
@@ -643,12 +659,14 @@ class LogWriter:
         if level == "durable":
             self.sync(end_offset, with_tail=True)
         unsealed_count = self.manager.unsealed_count
-        if unsealed_count:
+        if unsealed_count or self._is_parked:
             self.wake()
-            if unsealed_count > self._unsealed_count_max:
-                # The append has done its part: an error here is for the next call that meets it.
-                with suppress(StorageError):
+            # The append has done its part: an error here is for the next call that meets it.
+            with suppress(StorageError):
+                if unsealed_count > self._unsealed_count_max:
                     self.seal_rolled()
+                elif self._is_parked and not self._unsealed_count_max:  # and nobody to wake
+                    self.sync_segments()
 
     def _frames(
         self,

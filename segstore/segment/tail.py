@@ -157,8 +157,12 @@ class Tail:
             raise
 
     @classmethod
-    def create(cls, disk: Disk, log_id: bytes, created: int, end_offset: int) -> "Tail":
+    def create(
+        cls, disk: Disk, log_id: bytes, created: int, end_offset: int, durable_offset: int
+    ) -> "Tail":
         """A new, empty tail in place of any other, durably.
+
+        `durable_offset` is below what data and index of the segments are durable.
 
         Raises:
             OSError: the blocks can't be allocated; nothing is left behind.
@@ -171,7 +175,8 @@ class Tail:
             file.write([encode_file_header(header)], 0)
             tail = cls(file, header)
             for register in tail._offsets:
-                register.set(end_offset)
+                register.set(durable_offset)
+            tail.end.set(end_offset)
             tail.epoch.set(1)
             file.sync()
         except OSError:

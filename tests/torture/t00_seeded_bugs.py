@@ -31,6 +31,7 @@ from tests.torture import (
     t02_power_loss,
     t04_damage,
     t05_failing_calls,
+    t06_stacked,
     t15_threads,
 )
 from tests.torture.campaign import BrokenError, Budget, Run
@@ -76,6 +77,10 @@ def failing(*kinds: str, drops_data: bool = False) -> Hunt:
 
 def threads(run: Run) -> None:
     t15_threads.run_lives(run, 500)
+
+
+def stacked(run: Run) -> None:
+    t06_stacked.run_states(run, 3000)
 
 
 def busy_threads(run: Run) -> None:
@@ -329,6 +334,12 @@ def _tail_used_too_early() -> Iterator[None]:
 
 
 @contextmanager
+def _tail_not_parked() -> Iterator[None]:
+    with patch.object(writer_module.LogWriter, "park_tail", lambda _: None):
+        yield
+
+
+@contextmanager
 def _frames_that_vouch_for_the_tail() -> Iterator[None]:
     real = writer_module.LogWriter._sync_tail
 
@@ -364,6 +375,7 @@ BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
     "turn that frees all": (_turn_that_frees_all, threads),
     "unsynced tail": (_unsynced_tail, power_loss),
     "tail used too early": (_tail_used_too_early, threads),
+    "tail not parked": (_tail_not_parked, stacked),
     "frames that vouch for the tail": (_frames_that_vouch_for_the_tail, threads),
     **{name: (bug, busy_threads) for name, bug in bugs_beside_others.BUGS.items()},
 }

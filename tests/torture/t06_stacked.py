@@ -1,5 +1,6 @@
-"""T6: a kill, a power cut or an error during recovery, sealing, compression or a sweep, and another
-one during the recovery from that, leave the same promise standing.
+"""T6: a kill, a power cut or an error during recovery, sealing, compression or a sweep, or behind
+the first appends after that, and another one during the recovery from that, leave the same promise
+standing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from segstore.errors import SegstoreError
 from segstore.log.log import Log
 from segstore.testing.memory import Event, MemoryDisk
 from tests.torture.campaign import BrokenError, Run
-from tests.torture.expected import Expected, check_state
+from tests.torture.expected import Expected, Sent, check_state
 from tests.torture.workload import Workload, small_config, small_tail
 
 STATES = 5000
@@ -19,7 +20,11 @@ DEPTH = 2
 
 
 def run(run: Run) -> None:
-    wanted = run.wanted(STATES)
+    run_states(run, run.wanted(STATES))
+
+
+def run_states(run: Run, wanted: int) -> None:
+    """Workloads until so many states were looked at."""
     while run.counts["states"] < wanted and not run.is_over:
         seed = run.random.getrandbits(32)
         try:
@@ -69,7 +74,7 @@ def descend(
     check_state(disk.after_kill(), expected, floor, config, random, thorough=depth > DEPTH)
     if depth > DEPTH:
         return
-    crashes: list[MemoryDisk] = []
+    crashes: list[tuple[MemoryDisk, Expected]] = []
     fails_at = random.choice((0, 0, random.randrange(1, 40)))
     count = 0
 
@@ -79,9 +84,9 @@ def descend(
         if random.random() < 0.15:
             # What was acknowledged before the first crash and survived it is still not synced, so
             # a power cut may take it; what was durable stays.
-            crashes.append(disk.unsynced().sample(random))
+            crashes.append((disk.unsynced().sample(random), expected))
         if random.random() < 0.05:
-            crashes.append(disk.after_kill())
+            crashes.append((disk.after_kill(), expected))
         if count == fails_at:
             raise OSError(28, "no space, on purpose")
 
@@ -89,10 +94,20 @@ def descend(
     disk.watch = watch
     try:
         log = Log(disk, "a", config)
-        log.maintain()
-        log.close()
+        if random.random() < 0.3:
+            disk.watch = None
+            more = expected.copy()
+            more.settle(log.start_offset, log.end_offset)
+            for number in range(random.choice((1, 1, 4, 40))):
+                more.attempts.append(Sent(None, b"more %d" % number, number))
+                log.append(more.attempts[-1].value, timestamp=number)
+            samples = disk.unsynced()
+            crashes = [(samples.sample(random), more) for _ in range(3)]
+        else:
+            log.maintain()
+            log.close()
     except (OSError, SegstoreError):
-        crashes.append(disk.after_kill())
+        crashes.append((disk.after_kill(), expected))
     disk.watch = None
-    for crash in random.sample(crashes, min(3, len(crashes))):
-        descend(run, crash, expected, floors, config, random, depth + 1)
+    for crash, known in random.sample(crashes, min(3, len(crashes))):
+        descend(run, crash, known, min(floors, known.durable), config, random, depth + 1)
