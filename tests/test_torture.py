@@ -15,7 +15,7 @@ from tests.torture.t00_seeded_bugs import check_finding
 from tests.torture.t15_threads import run_log
 
 SEED = int(os.environ.get("SEGSTORE_SEED") or SystemRandom().getrandbits(32))
-# Of each but T0, which has to find all of its bugs: a slow machine does less, and not longer.
+# Of each but T0, which has to find those of its bugs: a slow machine does less, and not longer.
 SECONDS_MAX = 8.0
 SCALES = {
     "T0": 0.01,

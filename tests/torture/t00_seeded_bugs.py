@@ -381,6 +381,10 @@ BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
 }
 
 
+# So many of them, others each time, are looked for where not all are.
+PART_COUNT = 12
+
+
 def check_finding(name: str, error: BaseException) -> None:
     """A broken promise is a finding; a bug that no longer fits the code it replaces is none."""
     cause: BaseException | None = error
@@ -393,9 +397,11 @@ def check_finding(name: str, error: BaseException) -> None:
 def run(run: Run) -> None:
     """With a bug a hunt must not pass, and with the same seed and as much time without it must."""
     missed = []
-    for name, (bug, hunt) in BUGS.items():
-        if name in bugs_beside_others.RARE and run.budget.scale < 1:
-            continue
+    names = list(BUGS)
+    if run.budget.scale < 1:
+        names = run.random.sample(sorted(BUGS.keys() - bugs_beside_others.RARE), PART_COUNT)
+    for name in names:
+        bug, hunt = BUGS[name]
         run.count("bugs")
         seed = run.random.getrandbits(32)
         inner = Run("T0", seed, Budget(0.01, 120.0))
