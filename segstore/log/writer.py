@@ -595,11 +595,10 @@ class LogWriter:
         if self._tail is None or self._is_parked:
             return False
         buffer = self.buffer
-        with self._append_lock:
-            self._check_failure()  # another thread may have closed the log
+        with self._append_lock, self._gate:
             target, restart_count = buffer.next_offset, self._restart_count
             is_full = buffer.position >= FRAMES_POSITION + self._batch_size_bytes
-            if is_full or self.written_end > buffer.durable_offset or self._gate.is_entered:
+            if is_full or self.written_end > buffer.durable_offset:
                 return False
         try:
             self._tail.sync()
