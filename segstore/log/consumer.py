@@ -339,9 +339,11 @@ def hold_back(disk: Disk, end_offset: int, now: int) -> None:
     Raises:
         OSError: a committed offset can't be stored.
     """
-    for name in map(consumer_file, registered(disk)):
+    for name in disk.names():
+        if parse_consumer_file(name) is None:
+            continue
         with suppress(FileNotFoundError):  # removed meanwhile
-            if may_exceed(disk, name, end_offset):
+            if may_exceed(disk, name, KIND_CONSUMER, end_offset):
                 file = CheckpointFile.open(disk, name, KIND_CONSUMER, write=True)
                 if file is not None:
                     # Who wrote it last, to move it back even, may have been killed before the sync.

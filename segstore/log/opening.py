@@ -272,7 +272,7 @@ def lost_ranges(disk: Disk, found: Found) -> list[LostRange]:
         LostRange(
             _path(disk, finding.base_offset),
             finding.damage.position,
-            finding.offsets[max(0, start_offset - finding.offsets.start) :],
+            _not_below(start_offset, finding.offsets),
             finding.damage.reason,
         )
         for finding in found.plan.findings
@@ -282,10 +282,13 @@ def lost_ranges(disk: Disk, found: Found) -> list[LostRange]:
     if found.plan.tail_lost.stop > start_offset:
         path = os.path.join(disk.path, TAIL)
         reason = "the tail held them durably, and has them no more"
-        offsets = found.plan.tail_lost
-        offsets = offsets[max(0, start_offset - offsets.start) :]
+        offsets = _not_below(start_offset, found.plan.tail_lost)
         lost.append(LostRange(path, FRAMES_POSITION, offsets, reason))
     return lost
+
+
+def _not_below(start_offset: int, offsets: range) -> range:
+    return offsets[max(0, start_offset - offsets.start) :]
 
 
 def _missing(disk: Disk, found: Found) -> list[LostRange]:

@@ -194,17 +194,15 @@ class CheckpointFile:
         self._file.close()
 
 
-def may_exceed(disk: Disk, name: str, value: int) -> bool:
-    """Whether a checkpoint file is above `value`, or a power cut might have it so again.
+def may_exceed(disk: Disk, name: str, kind: bytes, value: int) -> bool:
+    """Whether an intact file is above `value`, or a power cut might have it so again.
 
     Raises:
-        OSError: it can't be read.
+        OSError, UnsupportedFormatError: as `look_into`.
     """
-    file = disk.open(name)
-    try:
-        data = file.read(CHECKPOINT_BYTES, 0)
-    finally:
-        file.close()
+    data = _contents(disk, name)
+    if decode_file_header(data, kind) is None:
+        return False
     return any(slot.value > value for slot in intact_slots(data))
 
 
@@ -215,14 +213,18 @@ def look_into(disk: Disk, name: str, kind: bytes) -> tuple[Checkpoint | None, bo
         OSError: it can't be read (FileNotFoundError where there is none).
         UnsupportedFormatError: it is of a later format version.
     """
-    file = disk.open(name)
-    try:
-        data = file.read(CHECKPOINT_BYTES, 0)
-    finally:
-        file.close()
+    data = _contents(disk, name)
     if decode_file_header(data, kind) is None:
         return None, not _may_be_new(data)
     return decode_slots(data), True
+
+
+def _contents(disk: Disk, name: str) -> bytes:
+    file = disk.open(name)
+    try:
+        return file.read(CHECKPOINT_BYTES, 0)
+    finally:
+        file.close()
 
 
 def _may_be_new(data: bytes) -> bool:
