@@ -38,6 +38,14 @@ def cuts(disk: MemoryDisk, seed: int = 1) -> list[MemoryDisk]:
     return [unsynced.sample(random) for _ in range(CUTS)]
 
 
+def begun(disk: MemoryDisk, config: LogConfig = CONFIG) -> Log:
+    """A log whose first record is durable in a segment, and nothing is in the tail."""
+    log = Log(disk, "a", config)
+    log.append(b"first")
+    log.sync()
+    return log
+
+
 def append_durably(log: Log, count: int) -> list[bytes]:
     sent = [b"durable %d" % number for number in range(count)]
     for value in sent:
@@ -45,9 +53,17 @@ def append_durably(log: Log, count: int) -> list[bytes]:
     return sent
 
 
-def frames_position(disk: MemoryDisk, offset: int) -> int:
-    """Where the tail has a record."""
-    return disk.contents()["tail"].index(b"durable %d" % offset)
+def damaged(disk: MemoryDisk, number: int, *, is_gone: bool = False) -> MemoryDisk:
+    """With a bit of a durable record flipped in the tail, or all zeros from its frame on."""
+    contents = disk.contents()
+    tail = bytearray(contents["tail"])
+    at = tail.index(b"durable %d" % number)
+    if is_gone:
+        tail[at - 72 :] = bytes(len(tail) - at + 72)
+    else:
+        tail[at] ^= 1
+    contents["tail"] = bytes(tail)
+    return MemoryDisk.of(contents)
 
 
 @pytest.fixture
@@ -93,9 +109,7 @@ def test_a_sync_covers_what_is_written_to_the_segment(disk: MemoryDisk) -> None:
 def test_the_tail_is_not_used_again_before_a_segment_has_what_it_promised(
     disk: MemoryDisk, number: int
 ) -> None:
-    log = Log(disk, "a", CONFIG)
-    log.append(b"first")
-    log.sync()
+    log = begun(disk)
     sent = [b"first", *append_durably(log, 5)]
     log.append_many([b"x" * 100] * 50)  # straight to the segment, and drains the tail
     for _ in range(number):
@@ -118,9 +132,7 @@ def test_what_was_torn_when_it_was_drained_is_in_the_tail(
 ) -> None:
     """Whatever frame is behind it, of whichever way to make one."""
     config = CONFIG._replace(batch_size=batch_size)
-    log = Log(disk, "a", config)
-    log.append(b"first")
-    log.sync()
+    log = begun(disk, config)
     sent = [b"first", *append_durably(log, 5)]
     drained_at = disk.size_of(FIRST)
     assert drained_at is not None
@@ -144,9 +156,7 @@ def test_what_was_torn_when_it_was_drained_is_in_the_tail(
 
 def test_a_kill_leaves_the_tail_as_it_is_until_the_next_sync(disk: MemoryDisk) -> None:
     """The next writer may not use it again either, before what it took over is synced."""
-    log = Log(disk, "a", CONFIG)
-    log.append(b"first")
-    log.sync()
+    log = begun(disk)
     sent = [b"first", *append_durably(log, 5)]
     log.append_many([b"x" * 100] * 50)
     killed = disk.after_kill()
@@ -158,9 +168,7 @@ def test_a_kill_leaves_the_tail_as_it_is_until_the_next_sync(disk: MemoryDisk) -
 
 
 def test_a_tail_that_is_begun_anew_under_its_sync_does_not_count(disk: MemoryDisk) -> None:
-    log = Log(disk, "a", CONFIG)
-    log.append(b"first")
-    log.sync()
+    log = begun(disk)
     syncs: list[str] = []
 
     def watch(_: MemoryDisk, event: Event) -> None:
@@ -179,29 +187,19 @@ def test_a_tail_that_is_begun_anew_under_its_sync_does_not_count(disk: MemoryDis
 
 
 @pytest.mark.parametrize("is_gone", [False, True])
-@pytest.mark.parametrize("damaged", range(5))
+@pytest.mark.parametrize("number", range(5))
 def test_damage_to_what_the_tail_promised_is_reported_and_its_offsets_stay_taken(
-    disk: MemoryDisk, damaged: int, is_gone: bool
+    disk: MemoryDisk, number: int, is_gone: bool
 ) -> None:
-    log = Log(disk, "a", CONFIG)
-    log.append(b"first")
-    log.sync()
+    log = begun(disk)
     sent = append_durably(log, 5)
-    contents = disk.contents()
-    tail = bytearray(contents["tail"])
-    at = frames_position(disk, damaged)
-    if is_gone:
-        tail[at - 72 :] = bytes(len(tail) - at + 72)  # from its frame on
-    else:
-        tail[at] ^= 1
-    contents["tail"] = bytes(tail)
-    left = MemoryDisk.of(contents)
+    left = damaged(disk, number, is_gone=is_gone)
     log = Log(left, "a", CONFIG)
     (lost,) = log.recovery.lost
-    assert lost.offsets == range(damaged + 1, 6)
+    assert lost.offsets == range(number + 1, 6)
     assert lost.path == "memory/tail"
     assert [cut.path for cut in log.recovery.cut] == ["memory/tail"] * (len(log.recovery.cut) > 0)
-    kept = [b"first", *sent[:damaged]]
+    kept = [b"first", *sent[:number]]
     for cut in cuts(left):
         assert Log(cut, "a", CONFIG).end_offset == 6
         assert values(Log(cut, "r", CONFIG)) == kept
@@ -216,9 +214,7 @@ def test_damage_to_what_the_tail_promised_is_reported_and_its_offsets_stay_taken
 
 
 def test_a_log_whose_tail_is_gone_does_not_know_of_its_promise(disk: MemoryDisk) -> None:
-    log = Log(disk, "a", CONFIG)
-    log.append(b"first")
-    log.sync()
+    log = begun(disk)
     append_durably(log, 5)
     contents = disk.contents()
     del contents["tail"]
@@ -347,9 +343,7 @@ def test_a_new_tail_knows_of_nothing_that_is_durable(disk: MemoryDisk) -> None:
 def test_what_a_failed_sync_dropped_is_not_promised_by_a_later_one(disk: MemoryDisk) -> None:
     """On a full disk it stays in the tail, in pages that are clean and not on the device."""
     config = CONFIG._replace(batch_size=16384)
-    log = Log(disk, "a", config)
-    log.append(b"first")
-    log.sync()
+    log = begun(disk, config)
     log.close()
     faulty = FaultyDisk(disk)
     log = Log(faulty, "a", config)
@@ -397,15 +391,9 @@ def test_a_tail_that_could_not_be_drained_at_once_still_waits_for_the_sync(
 
 
 def test_a_recovery_that_is_killed_forgets_no_promise(disk: MemoryDisk) -> None:
-    log = Log(disk, "a", CONFIG)
-    log.append(b"first")
-    log.sync()
+    log = begun(disk)
     append_durably(log, 6)
-    contents = disk.contents()
-    tail = bytearray(contents["tail"])
-    tail[frames_position(disk, 3)] ^= 1
-    contents["tail"] = bytes(tail)
-    left = MemoryDisk.of(contents)
+    left = damaged(disk, 3)
     steps: list[MemoryDisk] = []
     left.watch = lambda disk, _: steps.append(disk.after_kill())
     Log(left, "a", CONFIG)
