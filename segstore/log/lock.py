@@ -12,6 +12,9 @@ from segstore.errors import LogLockedError
 from segstore.format.names import LOCK
 
 LOCK_MAGIC = b"process "
+# Longer than any look of `is_writer_there`, also of a reader that has to wait for the processor.
+_LOOK_S_MAX = 1.0
+_POLL_S = 0.001
 
 
 def take_lock(disk: Disk) -> File:
@@ -34,7 +37,7 @@ def take_lock(disk: Disk) -> File:
         except LockHeldError:
             # A log of this process that was abandoned holds it until it is collected.
             gc.collect()
-            file.lock()
+            _outwait_looks(file)
         started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         with suppress(OSError):  # a full disk must not keep the log from opening
             file.truncate(0)
@@ -46,6 +49,46 @@ def take_lock(disk: Disk) -> File:
         file.close()
         raise
     return file
+
+
+def _outwait_looks(file: File) -> None:
+    """Lock a file that nobody but `is_writer_there` may have.
+
+    Raises:
+        LockHeldError: a writer has it.
+    """
+    deadline = time.monotonic() + _LOOK_S_MAX
+    while True:
+        try:
+            file.lock()
+            return
+        except LockHeldError:
+            file.lock(shared=True)  # only beside looks, which share it
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
+
+
+def is_writer_there(disk: Disk) -> bool:
+    """Whether a writer has the log now, in this process or another.
+
+    A writer that opens the log at this very moment waits until the look is over.
+
+    Where that can't be told there is none.
+    """
+    try:
+        file = disk.open(LOCK)
+    except OSError:
+        return False
+    try:
+        file.lock(shared=True)
+    except LockHeldError:
+        return True
+    except OSError:
+        return False
+    finally:
+        file.close()
+    return False
 
 
 def is_in_place(disk: Disk, file: File) -> bool:

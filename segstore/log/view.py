@@ -7,6 +7,7 @@ code. Nothing here changes a file.
 
 from __future__ import annotations
 
+import time
 from typing import Protocol, TypeAlias
 
 from segstore.disk import Disk
@@ -14,6 +15,7 @@ from segstore.errors import storage_error, storage_errors
 from segstore.format.fileheader import KIND_START, log_tag
 from segstore.format.index import OffsetIndex
 from segstore.format.names import START, TRUNCATE
+from segstore.log.lock import is_writer_there
 from segstore.log.opening import Found, find
 from segstore.log.startoffset import StartOffset
 from segstore.log.writer import LogWriter
@@ -23,8 +25,10 @@ from segstore.segment.reader import SegmentReader
 from segstore.segment.tail import Tail
 from segstore.segment.tailreader import TailReader
 
-# A writer that seals, compresses and sweeps all the time can take a file from under a look.
+# A writer that seals, compresses and sweeps all the time can take a file from under a look, and be
+# in the middle of a write at each.
 FIND_COUNT_MAX = 20
+_WRITE_S = 0.001
 
 
 # (epoch, log start offset, one past the last record in a segment, the segments), each of them as it
@@ -301,6 +305,7 @@ class FileView:
         )
 
     def _load(self) -> None:
+        is_writing = False
         for attempt in range(1, FIND_COUNT_MAX + 1):
             tail = Tail.open(self.disk, write=False)
             epoch = b"" if tail is None else tail.epoch.token()
@@ -317,12 +322,19 @@ class FileView:
                 if attempt == FIND_COUNT_MAX:
                     raise
                 continue
+            if tail is None:
+                break
+            end = tail.end.read()
             # Else what was durable before a truncation would be missed in the files behind it, or
             # what was drained meanwhile in the tail.
-            is_moved = (
-                bool(found.plan.tail_lost) and tail is not None and tail.end.read() != published
-            )
-            if tail is None or (tail.epoch.token() == epoch and not is_moved):
+            is_moved = tail.epoch.token() != epoch or (found.plan.tail_lost and end != published)
+            # What stands behind the register is a write that is not acknowledged yet, and may be
+            # undone; or a power cut left it, and no writer has been here since.
+            is_ahead = end is not None and found.plan.next_offset > end
+            is_writing = is_ahead and is_writer_there(self.disk)
+            if is_writing:
+                time.sleep(_WRITE_S)
+            elif not is_moved:
                 break
         self.found: Found = found
         self.log_tag: int | None = None if found.log_id is None else log_tag(found.log_id)
@@ -330,9 +342,8 @@ class FileView:
         self._start = None
         self._found_end = found.plan.next_offset
         self._loaded_epoch = epoch
-        self._distrusted_end = (
-            published if published is not None and published != self._found_end else None
-        )
+        is_wrong = published != self._found_end and not is_writing
+        self._distrusted_end = published if is_wrong else None
         # What the next writer will set aside must not be read meanwhile.
         unkept = found.run[found.plan.keep :]
         self._unkept = {segment.base_offset for segment in unkept}

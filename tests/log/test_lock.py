@@ -14,7 +14,9 @@ import pytest
 
 import segstore
 from segstore import LogClosedError, LogLockedError, StorageError
+from segstore.disk import OsDisk
 from segstore.log import log as log_module
+from segstore.log.lock import is_writer_there
 from segstore.segment import checkpointfile
 from tests.directories import contents
 
@@ -57,6 +59,21 @@ def test_a_killed_writer_leaves_no_lock(path, holder):
     holder.wait()
     with segstore.open(path) as log:
         assert list(log.values()) == [b"by the other process"]
+
+
+def test_readers_that_look_for_a_writer_keep_none_from_opening_the_log(path):
+    segstore.open(path).close()
+    looks = []
+    for _ in range(2):
+        looks.append(OsDisk(path).open("lock"))
+        looks[-1].lock(shared=True)
+    timer = threading.Timer(0.2, lambda: [look.close() for look in looks])
+    timer.start()
+    with segstore.open(path) as log:
+        assert log.append(b"x") == 0
+        assert is_writer_there(OsDisk(path))
+    timer.join()
+    assert not is_writer_there(OsDisk(path))
 
 
 def test_a_stopped_writer_keeps_its_lock(path, holder):
