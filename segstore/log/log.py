@@ -78,7 +78,7 @@ def open_log(
 
     Args:
         path: the directory of the log; mode "a" creates it if there is none.
-        mode: "a" opens the one writer, which reads as well; "r" opens a reader, which takes no
+        mode: "a" opens the one writer, which reads as well; "r" opens a reader, which keeps no
             lock and changes no file, also while a writer is at work.
         config: a `LogConfig`, or the path of a TOML file with options.
         options: single options by name (see `LogConfig`); they win over everything else.
@@ -761,7 +761,7 @@ class Log(Handle):
 
             while True:
                 epoch = view.epoch()
-                report = verify(view, self._recovery.cut if self._mode == "r" else ())
+                report = verify(view, self._recovery if self._mode == "r" else RecoveryReport())
                 view.refresh()  # which waits for a truncation under way here
                 if view.epoch() == epoch:
                     return report

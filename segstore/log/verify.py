@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from segstore.disk import Disk
 from segstore.format.fileheader import KIND_CONSUMER, KIND_START
 from segstore.format.names import START, is_known, parse_consumer_file
 from segstore.format.scanner import Damage, readable
-from segstore.log.report import CutTail, LostRange, VerifyReport
+from segstore.log.report import LostRange, RecoveryReport, VerifyReport
 from segstore.log.view import LogView
 from segstore.segment.catalog import Segment
 from segstore.segment.checkpointfile import look_into
 from segstore.segment.reader import SegmentReader
 
 
-def verify(view: LogView, torn: Sequence[CutTail] = ()) -> VerifyReport:
+def verify(view: LogView, found: RecoveryReport) -> VerifyReport:
     """Read the whole log through the one scanner, without trusting any index.
 
-    `torn` is what a reader found at the end that the next writer will cut.
+    `found` is what a reader found at the end, which the next writer has to put right; it is empty
+    for the writer.
 
     Raises:
         OSError: a file can't be read.
@@ -34,7 +34,7 @@ def verify(view: LogView, torn: Sequence[CutTail] = ()) -> VerifyReport:
     notes = _notes(view.disk) + [
         f"{cut.size_bytes} bytes at byte {cut.position} of {os.path.basename(cut.path)} are no "
         f"records: {cut.reason}; the next writer sets them aside, unless it is writing them now"
-        for cut in torn
+        for cut in found.cut
     ]
     start_offset = view.start_offset()
     expected = start_offset
@@ -95,6 +95,8 @@ def verify(view: LogView, torn: Sequence[CutTail] = ()) -> VerifyReport:
     missing = range(expected, _still(view, written_end))
     if missing:  # no segment starts there, but records were written
         lost.append(LostRange(path, 0, missing, "the log ends too early"))
+    # Where the tail had promised them, no segment tells of them until a writer goes on behind.
+    lost += [part for part in found.lost if part.offsets.start >= view.end_offset()]
     return VerifyReport(
         record_count + _staged(view, max(expected, written_end)),
         size_bytes,

@@ -194,7 +194,10 @@ def test_damage_to_what_the_tail_promised_is_reported_and_its_offsets_stay_taken
     log = begun(disk)
     sent = append_durably(log, 5)
     left = damaged(disk, number, is_gone=is_gone)
+    reader = Log(left, "r", CONFIG)
+    assert [part.offsets for part in reader.verify().lost] == [range(number + 1, 6)]
     log = Log(left, "a", CONFIG)
+    assert [part.offsets for part in reader.verify().lost] == [range(number + 1, 6)]
     (lost,) = log.recovery.lost
     assert lost.offsets == range(number + 1, 6)
     assert lost.path == "memory/tail"
