@@ -1565,7 +1565,7 @@ typedef struct {
     Py_ssize_t limit;
     Py_ssize_t batch_bytes_max;
     uint64_t next_offset;
-    uint64_t durable_offset;
+    uint64_t segments_durable_offset;
     int64_t append_time;
     uint32_t log_tag;
     bool is_open;
@@ -1729,7 +1729,7 @@ append_plain(TailBuffer *self, PyObject *value, PyObject *key, int64_t time, Py_
         .header.log_tag = self->log_tag,
         .header.attributes = key == NULL ? 0 : HAS_KEYS,
         .header.version = WHOLE, /* one record needs no checks of its blocks */
-        .header.durable_offset = self->durable_offset,
+        .header.durable_offset = self->segments_durable_offset,
         .value_end = (int32_t)PyBytes_GET_SIZE(value),
         .key_end = key == NULL ? 0 : (int32_t)PyBytes_GET_SIZE(key),
     };
@@ -1937,7 +1937,7 @@ join_staged(const TailBuffer *self, Py_ssize_t start, Py_ssize_t stop, uint64_t 
         .min_timestamp = INT64_MAX,
         .max_timestamp = INT64_MIN,
         .log_tag = self->log_tag,
-        .durable_offset = self->durable_offset,
+        .durable_offset = self->segments_durable_offset,
     };
     for (Py_ssize_t i = 0; i < shape.count; i++) {
         int64_t time = records[i].time;
@@ -2197,7 +2197,7 @@ static PyMemberDef tail_buffer_members[] = {
     FIELD(limit, T_PYSSIZET, 0),
     FIELD(batch_bytes_max, T_PYSSIZET, 0),
     FIELD(next_offset, T_ULONGLONG, 0),
-    FIELD(durable_offset, T_ULONGLONG, 0),
+    FIELD(segments_durable_offset, T_ULONGLONG, 0),
     FIELD(append_time, T_LONGLONG, 0),
     FIELD(staged_count, T_PYSSIZET, READONLY),
     FIELD(has_keys, T_BOOL, READONLY),

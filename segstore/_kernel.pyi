@@ -77,7 +77,7 @@ class TailBuffer:
     limit: int
     batch_bytes_max: int
     append_time: int
-    durable_offset: int
+    segments_durable_offset: int
     def __new__(
         cls,
         view: memoryview,

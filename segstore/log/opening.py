@@ -134,7 +134,7 @@ def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | Non
     recovery_point = durable_offset = tail_durable_offset = 0
     if tail is not None:
         recovery_point = tail.recovery_point.read() or 0
-        durable_offset = tail.durable.read() or 0
+        durable_offset = tail.segments_durable.read() or 0
         tail_durable_offset = tail.tail_durable.read() or 0
     catalog, leftovers = list_segments(disk)
     # A writer has carried a truncation out by now; a reader sees the log as it is to become.

@@ -62,7 +62,7 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
     removed = clear(disk, found)
     cuts = cut_torn(disk, found)
     end_offset = max(found.plan.next_offset, found.start_offset)
-    durable_offset = min(found.plan.vouch, end_offset)
+    segments_durable_offset = min(found.plan.vouch, end_offset)
     manager = SegmentManager(
         disk,
         log_id,
@@ -72,7 +72,7 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
         index_interval_bytes=interval,
     )
     start = StartOffset.open(disk, log_id, created, found.start_offset)
-    _take_over(disk, found, manager, log_id, created, end_offset, durable_offset)
+    _take_over(disk, found, manager, log_id, created, end_offset, segments_durable_offset)
     cuts += set_odd_tail_aside(disk, found)
     tail = open_tail(disk, found, log_id, created, end_offset)
     last_append_time = max(
@@ -88,7 +88,7 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
         clock,
         log_tag=log_tag(log_id),
         next_offset=end_offset,
-        durable_offset=durable_offset,
+        segments_durable_offset=segments_durable_offset,
         tail_durable_offset=0 if tail is None else tail.tail_durable.read() or 0,
         durability=config.durability,
         batch_size_bytes=config.batch_size,
@@ -96,7 +96,7 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
         bell=bell.word,
         ring=bell.ring,
     )
-    if found.reader is not None and found.reader.offsets().stop > durable_offset:
+    if found.reader is not None and found.reader.offsets().stop > segments_durable_offset:
         # After a power cut its register may not say that it promised any of it.
         writer.park_tail()
     writer.take_over(found.from_tail, 0 if found.reader is None else found.reader.end_position)
@@ -149,8 +149,10 @@ def truncate(
         found = find(disk, write=True, index_interval_bytes=index_interval_bytes, tail=tail)
         run = {segment.base_offset for segment in found.run}
         writer.manager.reset(found.catalog.without(run))
-        durable_offset = min(writer.buffer.durable_offset, end_offset)
-        _take_over(disk, found, writer.manager, log_id, created, end_offset, durable_offset)
+        segments_durable_offset = min(writer.buffer.segments_durable_offset, end_offset)
+        _take_over(
+            disk, found, writer.manager, log_id, created, end_offset, segments_durable_offset
+        )
         hold_back(disk, end_offset, created)
         writer.rewind(end_offset)
     except BaseException as error:
@@ -173,7 +175,7 @@ def _take_over(
     log_id: bytes,
     created: int,
     end_offset: int,
-    durable_offset: int,
+    segments_durable_offset: int,
 ) -> None:
     """Seal what was scanned but for the last, and go on writing there, or in a new segment."""
     plan = found.plan
@@ -191,7 +193,7 @@ def _take_over(
     ends = [scanned.state.base_offset for scanned in kept[1:]] + [end_offset]
     for number, scanned in enumerate(kept):
         writer = _resume(disk, scanned, manager, log_id, created)
-        _prove(writer, durable_offset)
+        _prove(writer, segments_durable_offset)
         if goes_on and number == len(kept) - 1:
             manager.adopt(writer)
         else:
@@ -224,10 +226,10 @@ def _resume(
     return writer
 
 
-def _prove(writer: SegmentWriter, durable_offset: int) -> None:
+def _prove(writer: SegmentWriter, segments_durable_offset: int) -> None:
     """Have the next sync cover what no sync is known to have covered."""
     state = writer.state
-    if state.end_offset <= durable_offset:
+    if state.end_offset <= segments_durable_offset:
         return
-    slot = state.index.slot_of_offset(max(0, durable_offset - writer.base_offset))
+    slot = state.index.slot_of_offset(max(0, segments_durable_offset - writer.base_offset))
     writer.rewrite(state.index.position(slot) if slot >= 0 else 0)

@@ -230,7 +230,7 @@ class FileView:
         self._look_for_tail()
         if self._tail is None:
             return 0
-        registers = (self._tail.durable, self._tail.tail_durable)
+        registers = (self._tail.segments_durable, self._tail.tail_durable)
         return min(max(register.read() or 0 for register in registers), self.end_offset())
 
     def written_end(self) -> int:

@@ -75,7 +75,7 @@ class LogWriter:
         *,
         log_tag: int,
         next_offset: int,
-        durable_offset: int,
+        segments_durable_offset: int,
         tail_durable_offset: int,
         durability: Durability,
         batch_size_bytes: int,
@@ -103,7 +103,7 @@ class LogWriter:
         # gate closes behind it, or it was undone.
         self._is_unsettled = False
         self._process_id = os.getpid()
-        self._durable_offset = max(durable_offset, tail_durable_offset)
+        self._durable_offset = max(segments_durable_offset, tail_durable_offset)
         self.written_end = next_offset
         self.rewind_count = 0
         # Where there is no tail, a tail without any room does the same.
@@ -120,7 +120,7 @@ class LogWriter:
         )
         self.buffer.batch_bytes_max = min(STAGED_FRAME_BYTES_MAX, batch_size_bytes)
         self.buffer.next_offset = next_offset
-        self.buffer.durable_offset = durable_offset
+        self.buffer.segments_durable_offset = segments_durable_offset
         self._restart_count = 0
         self._is_parked = False
         self._restart_tail()
@@ -265,7 +265,7 @@ class LogWriter:
                 base_offset,
                 buffer.append_time,
                 self._log_tag,
-                buffer.durable_offset,
+                buffer.segments_durable_offset,
             )
             if joined is None:
                 return None
@@ -364,7 +364,7 @@ class LogWriter:
             SyncFailedError, StorageError: as `sync`.
         """
         self._check_failure()  # as there
-        if offset is not None and self.buffer.durable_offset >= offset:
+        if offset is not None and self.buffer.segments_durable_offset >= offset:
             return
         with self._device_lock:
             self._sync_segments(with_index=True)
@@ -444,7 +444,7 @@ class LogWriter:
         self.written_end = end_offset
         self._durable_offset = min(self._durable_offset, end_offset)
         self.buffer.next_offset = end_offset
-        self.buffer.durable_offset = self._durable_offset
+        self.buffer.segments_durable_offset = self._durable_offset
         self._is_parked = False
         self._restart_tail()
         # Last: whoever sees it changed sees nothing of before, and whoever doesn't looks again.
@@ -559,7 +559,7 @@ class LogWriter:
         buffer = self.buffer
         buffer.restart()
         self._restart_count += 1
-        if self._is_parked or self._durable_offset > buffer.durable_offset:
+        if self._is_parked or self._durable_offset > buffer.segments_durable_offset:
             self.park_tail()
         else:
             room = max(self.manager.room_bytes, self._batch_size_bytes)
@@ -598,7 +598,7 @@ class LogWriter:
         with self._append_lock, self._gate:
             target, restart_count = buffer.next_offset, self._restart_count
             is_full = buffer.position >= FRAMES_POSITION + self._batch_size_bytes
-            if is_full or self.written_end > buffer.durable_offset:
+            if is_full or self.written_end > buffer.segments_durable_offset:
                 return False
         try:
             self._tail.sync()
@@ -633,13 +633,13 @@ class LogWriter:
         except OSError as error:
             raise once_more(self._sync_failed(error)) from error
         self.sync_count += 1
-        self._durable_offset = self.buffer.durable_offset = target
+        self._durable_offset = self.buffer.segments_durable_offset = target
         with self._append_lock:
             if self._is_parked:
                 self._is_parked = False
                 self._restart_tail()
         if self._tail is not None:
-            self._tail.durable.advance(target)
+            self._tail.segments_durable.advance(target)
             if with_index:
                 self._tail.recovery_point.advance(target)
         return rolled_count
@@ -691,7 +691,7 @@ class LogWriter:
                 keys,
                 append_time=self.buffer.append_time,
                 log_tag=self._log_tag,
-                durable_offset=self.buffer.durable_offset,
+                durable_offset=self.buffer.segments_durable_offset,
                 start=start,
                 stop=stop,
                 ends=ends,

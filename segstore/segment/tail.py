@@ -40,8 +40,8 @@ TAIL_BYTES = 1 << 20
 FRAMES_POSITION = 4096
 
 _END_AT = FILE_HEADER_BYTES
-_DURABLE_AT = _END_AT + 32
-_RECOVERY_POINT_AT = _DURABLE_AT + 32
+_SEGMENTS_DURABLE_AT = _END_AT + 32
+_RECOVERY_POINT_AT = _SEGMENTS_DURABLE_AT + 32
 _EPOCH_AT = _RECOVERY_POINT_AT + 32
 _TAIL_DURABLE_AT = _EPOCH_AT + 32
 _ALL_ONES = 2**64 - 1
@@ -114,11 +114,11 @@ class Tail:
         self.log_id = None if header is None else header.log_id
         self.view = self._mapping.view
         self.end = Register(self.view, _END_AT)
-        self.durable = Register(self.view, _DURABLE_AT)
+        self.segments_durable = Register(self.view, _SEGMENTS_DURABLE_AT)
         self.tail_durable = Register(self.view, _TAIL_DURABLE_AT)
         self.recovery_point = Register(self.view, _RECOVERY_POINT_AT)
         self.epoch = Register(self.view, _EPOCH_AT)
-        self._offsets = (self.end, self.durable, self.recovery_point, self.tail_durable)
+        self._offsets = (self.end, self.segments_durable, self.recovery_point, self.tail_durable)
 
     @staticmethod
     def is_in(disk: Disk) -> bool:

@@ -49,8 +49,8 @@ class PythonTailBuffer:
         batch_bytes_max: how large a frame of several records may be.
         staged_count: how many records are staged for the drain.
         has_keys: whether any of them has a key.
-        append_time, durable_offset: what goes into the headers of the frames. What is below that
-            offset is durable in the segments, and not in the tail only.
+        append_time, segments_durable_offset: what goes into the headers of the frames. Below that
+            offset every record is durable in the segments, and not in the tail only.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class PythonTailBuffer:
         self._timestamps: list[int] = []
         self._keys: dict[int, bytes] = {}  # by the places of their values
         self.append_time = 0
-        self.durable_offset = 0
+        self.segments_durable_offset = 0
 
     def append(
         self,
@@ -125,7 +125,7 @@ class PythonTailBuffer:
                             attributes,
                             WHOLE,
                             0,
-                            self.durable_offset,
+                            self.segments_durable_offset,
                             0,
                             size,
                         )
@@ -219,7 +219,7 @@ class PythonTailBuffer:
                 offset,
                 self.append_time,
                 self._log_tag,
-                self.durable_offset,
+                self.segments_durable_offset,
             )[2]
             end = position + len(frame)
             if not self.is_open or len(frame) > self.batch_bytes_max or end > self.limit:
@@ -317,7 +317,7 @@ class PythonTailBuffer:
             base_offset,
             self.append_time,
             self._log_tag,
-            self.durable_offset,
+            self.segments_durable_offset,
         )
 
     def release(self) -> None:

@@ -58,7 +58,7 @@ def staged(buffer, start=0, stop=None):
     assert (min(times), max(times)) == (lowest, highest)
     assert (header.min_timestamp, header.max_timestamp) == (lowest, highest)
     assert header.append_time == buffer.append_time
-    assert header.durable_offset == buffer.durable_offset
+    assert header.durable_offset == buffer.segments_durable_offset
     assert batch.has_keys == buffer.has_keys
     return batch.values(), batch.keys(), times
 
@@ -108,7 +108,14 @@ class Rig:
 
     def state(self):
         buffer = self.buffer
-        plain = ("is_open", "next_offset", "position", "limit", "append_time", "durable_offset")
+        plain = (
+            "is_open",
+            "next_offset",
+            "position",
+            "limit",
+            "append_time",
+            "segments_durable_offset",
+        )
         state = {name: getattr(buffer, name) for name in plain}
         values, keys, times = staged(buffer)
         # Those that were not taken from the clock.
@@ -224,7 +231,7 @@ def run(rig, step):
     elif name == "open":
         buffer.is_open = args[0]
     elif name == "set":
-        buffer.append_time, buffer.durable_offset = args[0], args[1]
+        buffer.append_time, buffer.segments_durable_offset = args[0], args[1]
     elif name == "join":
         stop = min(args[1], buffer.staged_count) if args[2] else args[1]
         return staged(buffer, args[0], stop)[:2]
@@ -493,7 +500,7 @@ def test_attributes_of_the_wrong_kind_are_refused(compiled):
         ("position", "1", TypeError),
         ("position", 2**63, OverflowError),
         ("next_offset", 2**64, OverflowError),
-        ("durable_offset", 2**64, OverflowError),
+        ("segments_durable_offset", 2**64, OverflowError),
         ("append_time", 2**63, OverflowError),
         ("staged_count", 0, AttributeError),
         ("has_keys", False, AttributeError),

@@ -346,7 +346,7 @@ def _frames_that_vouch_for_the_tail() -> Iterator[None]:
     def sync_tail(self: Any) -> bool:
         is_synced = real(self)
         if is_synced:
-            self.buffer.durable_offset = self._durable_offset
+            self.buffer.segments_durable_offset = self._durable_offset
         return is_synced
 
     with patch.object(writer_module.LogWriter, "_sync_tail", sync_tail):
