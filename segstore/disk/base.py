@@ -70,8 +70,8 @@ class File(Protocol):
     def allocate(self, size_bytes: int) -> None:
         """Make the file `size_bytes` long with every block in place, or leave it as it was."""
 
-    def start_sync(self, size_bytes: int, position: int) -> None:
-        """A hint that the device may begin with bytes that a `sync` will ask for; never fails."""
+    def uncache(self, size_bytes: int, position: int) -> None:
+        """A hint that bytes may leave the cache: the dirty by way of the device. Never fails."""
 
     def sync(self, *, data_only: bool = False) -> None:
         """Bring the file to the device; `data_only` leaves out what reading it back won't need."""

@@ -156,11 +156,8 @@ class OsFile(Handle):
             wanted = (flags | _NO_COPY_ON_WRITE).to_bytes(8, "little")
             fcntl.ioctl(self.descriptor, _SET_FLAGS, wanted)
 
-    def start_sync(self, size_bytes: int, position: int) -> None:
-        """By posix_fadvise: of bytes that are no longer needed Linux starts to write the dirty.
-
-        It forgets those that are clean, so that this is for what was just written.
-        """
+    def uncache(self, size_bytes: int, position: int) -> None:
+        """By posix_fadvise: Linux starts to write the dirty bytes, and forgets the clean."""
         with suppress(OSError):
             os.posix_fadvise(self.descriptor, position, size_bytes, os.POSIX_FADV_DONTNEED)
 

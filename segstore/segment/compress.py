@@ -43,7 +43,7 @@ CHUNK_BYTES_MIN = 16 * 1024
 # when they are compared.
 GROUP_BYTES = 512 * 1024
 # The device gets to work on what is written after each so many bytes.
-SYNC_START_BYTES = 1024 * 1024
+UNCACHE_BYTES = 1024 * 1024
 
 
 def compress_segment(
@@ -231,7 +231,7 @@ class _ChunkWriter:
         self._codec = codec
         self.starts: list[int] = []
         self.position = 0
-        self._sync_started = 0
+        self._uncached = 0
         self._written = 0
         self._group: list[tuple[Buffer, bytes]] = []
         self._group_bytes = 0
@@ -268,9 +268,9 @@ class _ChunkWriter:
         self._written = self.position
         self._group, self._group_bytes = [], 0
         # Only once it was read back: what the device has may leave the cache.
-        if self._written - self._sync_started >= SYNC_START_BYTES:
-            self._file.start_sync(self._written - self._sync_started, self._sync_started)
-            self._sync_started = self._written
+        if self._written - self._uncached >= UNCACHE_BYTES:
+            self._file.uncache(self._written - self._uncached, self._uncached)
+            self._uncached = self._written
 
 
 def _holds(data: Buffer, chunk: Buffer) -> bool:

@@ -147,7 +147,7 @@ class Tail:
                 # Whoever wrote or read much of it at once, as `cp` does, left it in the cache in
                 # large pieces, and a sync brings all of a piece to the device.
                 file.sync(data_only=True)
-                file.start_sync(TAIL_BYTES, 0)
+                file.uncache(TAIL_BYTES, 0)
             tail = cls(file, header)
             if not write:  # who only reads needs no more than the mapping
                 file.close()

@@ -84,12 +84,12 @@ class DiskConformance:
         assert disk.size_of("f") == 4
         file.close()
 
-    def test_starting_a_sync_changes_nothing(self, disk: Disk) -> None:
+    def test_leaving_the_cache_changes_nothing(self, disk: Disk) -> None:
         """Whatever part it names, written or not."""
         file = disk.open("f", write=True, create=True)
         file.write([bytes(range(256)) * 64], 0)
         for size_bytes, position in ((10_000, 5), (16_384, 0), (100_000, 10_000), (5, 1 << 40)):
-            file.start_sync(size_bytes, position)
+            file.uncache(size_bytes, position)
         assert file.size() == 16_384
         assert file.read(20_000, 0) == bytes(range(256)) * 64
         file.sync()

@@ -203,9 +203,9 @@ class FaultyFile:
         self._disk.check("allocate", self.name)
         self._inner.allocate(size_bytes)
 
-    def start_sync(self, size_bytes: int, position: int) -> None:
+    def uncache(self, size_bytes: int, position: int) -> None:
         """As inside; it never fails."""
-        self._inner.start_sync(size_bytes, position)
+        self._inner.uncache(size_bytes, position)
 
     def sync(self, *, data_only: bool = False) -> None:
         """As inside, or a fault, which may drop what was to be synced."""

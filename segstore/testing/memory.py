@@ -222,7 +222,7 @@ class MemoryFile:
             _resize(node.data, size_bytes)
             node.note(size_bytes, b"")
 
-    def start_sync(self, size_bytes: int, position: int) -> None:
+    def uncache(self, size_bytes: int, position: int) -> None:
         """Nothing: a power cut may keep any part of what is unsynced anyway."""
 
     def sync(self, *, data_only: bool = False) -> None:  # noqa: ARG002
