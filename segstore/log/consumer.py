@@ -183,10 +183,12 @@ class Consumer(Handle):
         """Store durably that everything below `offset` (by default the position) is processed.
 
         Raises:
-            OffsetOutOfRangeError: `offset` is above the log end offset or negative.
+            OffsetOutOfRangeError: `offset` is above the log end offset or negative, or the log was
+                truncated since the last `poll`, and `offset` is above the position as it is now.
             StorageError: it can't be stored; the last commit counts.
             LogClosedError: the consumer was closed.
         """
+        known = self._epoch
         self._check_open()
         value = self._position if offset is None else checked_int(offset)
         if value == self.committed and not self._is_doubtful:
@@ -196,8 +198,12 @@ class Consumer(Handle):
         with storage_errors(what), HeldStart(self._disk, shared=True) as held, held:
             self._catch_up()
             value = self._position if offset is None else offset  # a truncation may have come
+            start = view.start_offset()
+            if self._epoch != known != b"" and value > self._position:
+                what = f"what a truncation left of what consumer {self.name!r} has read"
+                raise OffsetOutOfRangeError(value, start, self._position, what)
             if not 0 <= value <= max(view.end_offset(), self._position):
-                raise OffsetOutOfRangeError(value, view.start_offset(), view.end_offset())
+                raise OffsetOutOfRangeError(value, start, view.end_offset())
             self._move(value, self.lost_count)
 
     def seek(self, offset: int | None = None, *, timestamp: int | None = None) -> int:

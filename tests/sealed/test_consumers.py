@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -412,6 +412,27 @@ def test_a_truncation_moves_the_consumer_of_another_handle_back(log: Log) -> Non
         consumer.commit()  # not what the position was
         assert consumer.committed == 100
         assert [record.offset for record in consumer.poll(1000)] == list(new)
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_an_offset_from_before_a_truncation_is_not_committed_behind_it(
+    log: Log, mode: Literal["a", "r"]
+) -> None:
+    log.sync()
+    reader = log if mode == "a" else open_log(log.path, "r")
+    with reader.consumer("one") as consumer:
+        consumer.poll(100)
+        consumer.commit()
+        seen = consumer.poll(100)
+        log.truncate(149)
+        new = log.append_many([b"new"] * 200)
+        with pytest.raises(OffsetOutOfRangeError, match=r"'one' has read, .*0 to 99"):
+            consumer.commit(seen[-1].offset + 1)
+        assert consumer.committed == consumer.position == 100
+        again = consumer.poll(1000)
+        assert [record.offset for record in again] == list(range(100, new.stop))
+        consumer.commit(again[60].offset + 1)
+        assert consumer.committed == 161
 
 
 def test_a_closed_consumer_refuses(log: Log) -> None:
