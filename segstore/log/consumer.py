@@ -19,7 +19,7 @@ from segstore.errors import (
 from segstore.format.batch import Record
 from segstore.format.fileheader import KIND_CONSUMER, FileHeader
 from segstore.format.names import consumer_file, parse_consumer_file
-from segstore.log.reading import LogReader, OnDamage, checked_int
+from segstore.log.reading import LogReader, OnDamage, check_errors, checked_int
 from segstore.log.startoffset import HeldStart
 from segstore.segment.checkpointfile import CheckpointFile, look_into, may_exceed
 from segstore.segment.doorbell import Doorbell
@@ -154,6 +154,7 @@ class Consumer(Handle):
         self._check_open()
         if max_records < 1:
             raise ValueError("max_records is at least 1")
+        check_errors(errors)
         taken: list[Record] = []
         while self._bell.wait(self._has_more, timeout):
             try:

@@ -8,7 +8,7 @@ from typing import Literal
 from segstore.disk import Handle
 from segstore.errors import ConfigError, OffsetOutOfRangeError
 from segstore.format.batch import Record
-from segstore.log.reading import LogReader, OnDamage
+from segstore.log.reading import LogReader, OnDamage, check_errors
 from segstore.segment.doorbell import Doorbell
 
 OnLost = Literal["raise", "continue"]
@@ -36,6 +36,7 @@ class Follower(Handle, Iterator[Record]):
         errors: OnDamage,
         on_lost: OnLost,
     ) -> None:
+        check_errors(errors)
         if on_lost not in ("raise", "continue"):
             raise ConfigError(f"on_lost is 'raise' or 'continue', not {on_lost!r}")
         self.position = position

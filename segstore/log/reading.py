@@ -230,8 +230,7 @@ class LogReader:
 
     def _parts(self, offsets: range, errors: OnDamage) -> Iterator[RecordBatch | Staged]:
         """The records of a checked range, a frame or what is in the tail at a time."""
-        if errors not in ("raise", "skip"):
-            raise ConfigError(f"errors is 'raise' or 'skip', not {errors!r}")
+        check_errors(errors)
         return self._find_or_fail(offsets, errors)
 
     def _find_or_fail(self, offsets: range, errors: OnDamage) -> Iterator[RecordBatch | Staged]:
@@ -460,6 +459,16 @@ class LogReader:
 
 def _as_batch(part: RecordBatch | Staged) -> RecordBatch:
     return part.batch() if isinstance(part, Staged) else part
+
+
+def check_errors(errors: OnDamage) -> None:
+    """Refuse what is no way to meet damage.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if errors not in ("raise", "skip"):
+        raise ConfigError(f"errors is 'raise' or 'skip', not {errors!r}")
 
 
 def checked_int(offset: int) -> int:

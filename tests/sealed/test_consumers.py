@@ -304,9 +304,11 @@ def test_poll_goes_past_damage_on_request_and_commit_keeps_it_behind(
             assert [record.value for record in consumer.poll(errors="skip")] == [b"after"]
             consumer.commit()
             assert consumer.committed == 61
-            log.append(b"once more")
             with pytest.raises(ConfigError, match="'raise' or 'skip'"):
                 consumer.poll(errors="ignore")  # type: ignore[arg-type]
+            with pytest.raises(ConfigError, match="'raise' or 'skip'"):
+                log.follow(errors="ignore")  # type: ignore[arg-type]
+            log.append(b"once more")
         with log.consumer("one") as consumer:
             assert [record.offset for record in consumer.poll()] == [61]
 
