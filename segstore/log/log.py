@@ -577,6 +577,7 @@ class Log(Handle):
                 "continue" at the new log start offset and count what was lost.
 
         Raises:
+            ConfigError: `errors` or `on_lost` is another word.
             OffsetOutOfRangeError: the offset is outside the log; or, while following, see above.
             CorruptionError: while following; set ``follower.position`` to its ``offsets.stop``.
             LogClosedError: the log was closed.
