@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from segstore.format.batch import Record, RecordBatch
 from segstore.format.framelayout import RECORD_BYTES_MAX
-from segstore.log.arguments import check_timestamp
+from segstore.log.arguments import checked_timestamp
 
 MEMBERS = {"offset", "timestamp", "key", "key_base64", "value", "value_base64"}
 # Of a record of one-byte characters that JSON escapes, which takes six each.
@@ -68,7 +68,7 @@ def columns_of(lines: Sequence[bytes]) -> Columns:
                 raise ValueError(f"it has {size_bytes} bytes, of at most {RECORD_BYTES_MAX}")
             timestamp = found.get("timestamp")
             if timestamp is not None:
-                check_timestamp(timestamp)
+                checked_timestamp(timestamp)
         except (ValueError, TypeError, RecursionError) as error:
             reason = str(error)
             break

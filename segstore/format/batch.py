@@ -3,9 +3,10 @@
 from array import array
 from collections.abc import Iterator, Sequence
 from struct import unpack_from
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 from segstore.errors import OffsetOutOfRangeError
+from segstore.format.buffers import as_int
 from segstore.format.checksum import crc32c
 from segstore.format.framelayout import (
     BLOCK_BYTES,
@@ -146,13 +147,16 @@ class RecordBatch:
         """
         return list(records_of(self))
 
-    def record(self, offset: int) -> Record:
+    def record(self, offset: SupportsIndex) -> Record:
         """The one record at `offset`, without making the others.
 
         Raises:
             OffsetOutOfRangeError: it is not one of the batch.
+            TypeError: it is not an int.
             ValueError: a column is not well formed, though its checksum holds.
         """
+        if type(offset) is not int:
+            offset = as_int(offset, "an offset is an int")
         if not self.base_offset <= offset < self.end_offset:
             raise OffsetOutOfRangeError(offset, self.base_offset, self.end_offset, "the batch")
         header, data = self.header, self._data
@@ -166,13 +170,18 @@ class RecordBatch:
             key = column_item(data, index, self._key_offsets_at, self._key_data_at, len(data))
         return Record(offset, times if isinstance(times, int) else times[index], key, value)
 
-    def slice(self, start: int, stop: int) -> "RecordBatch":
-        """The part with offsets from `start` to below `stop`, over the same bytes."""
+    def slice(self, start: SupportsIndex, stop: SupportsIndex) -> "RecordBatch":
+        """The part with offsets from `start` to below `stop`, over the same bytes.
+
+        Raises:
+            TypeError: one of them is not an int.
+        """
+        first, last = as_int(start, "an offset is an int"), as_int(stop, "an offset is an int")
         part = RecordBatch.__new__(RecordBatch)
         for name in RecordBatch.__slots__:
             setattr(part, name, getattr(self, name))
-        part.base_offset = min(max(self.base_offset, start), self.end_offset)
-        part.end_offset = max(part.base_offset, min(self.end_offset, stop))
+        part.base_offset = min(max(self.base_offset, first), self.end_offset)
+        part.end_offset = max(part.base_offset, min(self.end_offset, last))
         return part
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,10 +1,44 @@
-"""What every layer shares about bytes: the buffer type and the alignment."""
+"""What every layer shares about bytes and numbers: the types that are taken, and the alignment."""
 
-from typing import TypeAlias
+from contextlib import suppress
+from operator import index
+from typing import SupportsIndex, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 ALIGNMENT_BYTES = 8
+
+
+def as_bytes(value: Buffer, what: str) -> bytes:
+    """Any buffer as bytes.
+
+    Raises:
+        TypeError: it is none; for text, what to do about it.
+    """
+    if type(value) is bytes:
+        return value
+    if isinstance(value, str):
+        raise TypeError(f"a {what} is bytes, not str; encode it first, such as {what}.encode()")
+    try:
+        return memoryview(value).tobytes()
+    except TypeError:
+        raise TypeError(
+            f"a {what} is bytes, a bytearray or another buffer, not {type(value).__name__}"
+        ) from None
+
+
+def as_int(number: SupportsIndex, what: str) -> int:
+    """A whole number of any type (numpy has its own) as an int.
+
+    Raises:
+        TypeError: it is none, and neither are True and False; it begins with `what`.
+    """
+    if type(number) is int:
+        return number
+    if not isinstance(number, bool):
+        with suppress(TypeError):
+            return int(index(number))
+    raise TypeError(f"{what}, not {type(number).__name__}")
 
 
 def padding(size_bytes: int) -> int:

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from operator import countOf
-from typing import Any
+from typing import Any, SupportsIndex
 
-from segstore.format.buffers import Buffer
+from segstore.format.buffers import Buffer, as_bytes, as_int
 from segstore.format.framelayout import TIMESTAMP_MAX, TIMESTAMP_MIN
 from segstore.format.kernel import measure
 from segstore.segment.tailbuffer import STAGED_FRAME_BYTES_MAX
 
 
-def as_bytes(value: Buffer, what: str) -> bytes:
-    """Any buffer as bytes.
-
-    Raises:
-        TypeError: it is none; for text, what to do about it.
-    """
-    if type(value) is bytes:
-        return value
-    if isinstance(value, str):
-        raise TypeError(f"a {what} is bytes, not str; encode it first, such as {what}.encode()")
-    try:
-        return memoryview(value).tobytes()
-    except TypeError:
-        raise TypeError(
-            f"a {what} is bytes, a bytearray or another buffer, not {type(value).__name__}"
-        ) from None
-
-
-def value_column(values: Sequence[Buffer]) -> tuple[list[bytes], Sequence[int]]:
+def value_column(values: Iterable[Buffer]) -> tuple[list[bytes], Sequence[int]]:
     """The values as bytes, and how many the first 0, 1, 2 ... take.
 
     Raises:
@@ -58,22 +40,20 @@ def with_ends(values: Sequence[Any]) -> tuple[list[bytes], Sequence[int]]:
     return measured
 
 
-def check_timestamp(timestamp: int) -> None:
-    """Refuse what is no time in ns.
+def checked_timestamp(timestamp: SupportsIndex) -> int:
+    """A time in ns as an int.
 
     Raises:
         TypeError: it is not an int.
         ValueError: it does not fit 64 bits.
     """
-    if not isinstance(timestamp, int) or isinstance(timestamp, bool):
-        raise TypeError(
-            f"a timestamp is an int of ns since the epoch, not {type(timestamp).__name__}"
-        )
-    if not TIMESTAMP_MIN <= timestamp <= TIMESTAMP_MAX:
-        raise ValueError(f"timestamp {timestamp} does not fit 64 bits; give ns since the epoch")
+    time_ns = as_int(timestamp, "a timestamp is an int of ns since the epoch")
+    if not TIMESTAMP_MIN <= time_ns <= TIMESTAMP_MAX:
+        raise ValueError(f"timestamp {time_ns} does not fit 64 bits; give ns since the epoch")
+    return time_ns
 
 
-def key_column(keys: Sequence[Buffer | None], value_count: int) -> list[bytes | None] | None:
+def key_column(keys: Iterable[Buffer | None], value_count: int) -> list[bytes | None] | None:
     """The keys as bytes, or None where no record has one.
 
     Raises:
@@ -87,21 +67,19 @@ def key_column(keys: Sequence[Buffer | None], value_count: int) -> list[bytes | 
     return None if all(key is None for key in plain) else plain
 
 
-def time_column(timestamps: Sequence[int], value_count: int) -> Sequence[int]:
+def time_column(timestamps: Iterable[SupportsIndex], value_count: int) -> Sequence[int]:
     """The timestamps, all of them checked.
 
     Raises:
         TypeError: one of them is not an int.
         ValueError: there are not as many as values, or one does not fit 64 bits.
     """
-    times = list(timestamps)
+    times: list[Any] = list(timestamps)
     _check_count(len(times), value_count, "timestamps")
     if countOf(map(type, times), int) == len(times):
         with suppress(OverflowError):
             return array("q", times)
-    for time_ns in times:
-        check_timestamp(time_ns)
-    return times
+    return [checked_timestamp(time) for time in times]
 
 
 def _check_count(count: int, value_count: int, what: str) -> None:

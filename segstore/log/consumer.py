@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, SupportsIndex
 
 from segstore.disk import Disk, Handle, LockHeldError
 from segstore.errors import (
@@ -17,9 +17,11 @@ from segstore.errors import (
     storage_errors,
 )
 from segstore.format.batch import Record
+from segstore.format.buffers import as_int
 from segstore.format.fileheader import KIND_CONSUMER, FileHeader
 from segstore.format.names import consumer_file, parse_consumer_file
-from segstore.log.reading import LogReader, OnDamage, check_errors, checked_int
+from segstore.log.arguments import checked_timestamp
+from segstore.log.reading import LogReader, OnDamage, check_errors
 from segstore.log.startoffset import HeldStart
 from segstore.segment.checkpointfile import CheckpointFile, look_into, may_exceed
 from segstore.segment.doorbell import Doorbell
@@ -129,7 +131,7 @@ class Consumer(Handle):
 
     def poll(
         self,
-        max_records: int = 500,
+        max_records: SupportsIndex = 500,
         timeout: float | None = 0.0,
         *,
         errors: OnDamage = "raise",
@@ -152,6 +154,7 @@ class Consumer(Handle):
             LogClosedError: the consumer was closed.
         """
         self._check_open()
+        max_records = as_int(max_records, "max_records is an int")
         if max_records < 1:
             raise ValueError("max_records is at least 1")
         check_errors(errors)
@@ -180,7 +183,7 @@ class Consumer(Handle):
         self._check_open()
         return self._take()
 
-    def commit(self, offset: int | None = None) -> None:
+    def commit(self, offset: SupportsIndex | None = None) -> None:
         """Store durably that everything below `offset` (by default the position) is processed.
 
         Raises:
@@ -191,7 +194,9 @@ class Consumer(Handle):
         """
         known = self._epoch
         self._check_open()
-        value = self._position if offset is None else checked_int(offset)
+        if offset is not None:
+            offset = as_int(offset, "an offset is an int")
+        value = self._position if offset is None else offset
         if value == self.committed and not self._is_doubtful:
             return
         view = self._reader.view
@@ -207,14 +212,16 @@ class Consumer(Handle):
                 raise OffsetOutOfRangeError(value, start, view.end_offset())
             self._move(value, self.lost_count)
 
-    def seek(self, offset: int | None = None, *, timestamp: int | None = None) -> int:
+    def seek(
+        self, offset: SupportsIndex | None = None, *, timestamp: SupportsIndex | None = None
+    ) -> int:
         """Go to an offset, or to the first record at or after a time; the position reached.
 
         A time after every record goes to the log end offset. Nothing is committed.
 
         Raises:
             OffsetOutOfRangeError: the offset is outside the log.
-            TypeError: not exactly one of the two was given.
+            TypeError: not exactly one of the two was given, or it is not an int.
             StorageError: a file can't be read.
             LogClosedError: the consumer was closed.
         """
@@ -224,7 +231,7 @@ class Consumer(Handle):
         view = self._reader.view
         if timestamp is not None:
             with storage_errors(f"consumer {self.name!r} can't look for a time"):
-                found = self._reader.offset_for_time(timestamp)
+                found = self._reader.offset_for_time(checked_timestamp(timestamp))
             # Retention may have passed it by now.
             offset = view.end_offset() if found is None else max(found, view.start_offset())
         self._position = self._reader.bounds(offset, None).start
@@ -360,7 +367,7 @@ def hold_back(disk: Disk, end_offset: int, now: int) -> None:
                     file.close()
 
 
-Start = Literal["start", "end"] | int
+Start = Literal["start", "end"] | SupportsIndex
 
 
 def resolve_start(reader: LogReader, start: Start) -> int:

@@ -7,10 +7,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex
 
 from segstore.config import Durability, LogConfig
 from segstore.disk import Disk, File, Handle, LockHeldError, OsDisk, is_directory
@@ -28,15 +28,15 @@ from segstore.errors import (
 )
 from segstore.format import checksum, kernel
 from segstore.format.batch import Record, RecordBatch
-from segstore.format.buffers import Buffer, keep_freed_memory
+from segstore.format.buffers import Buffer, as_bytes, as_int, keep_freed_memory
 from segstore.format.fileheader import log_tag
 from segstore.format.names import consumer_file
-from segstore.log.arguments import as_bytes, check_timestamp
+from segstore.log.arguments import checked_timestamp
 from segstore.log.compression import Compressor
 from segstore.log.lock import is_in_place, leave_lock, take_lock
 from segstore.log.maintenance import Maintenance
 from segstore.log.opening import lost_ranges, refuse_strangers, report_of, torn
-from segstore.log.reading import LogReader, OnDamage, checked_int
+from segstore.log.reading import LogReader, OnDamage
 from segstore.log.report import RecoveryReport, SegmentInfo, Stats
 from segstore.log.retention import RetentionSweeper
 from segstore.log.starting import start_writer, truncate
@@ -267,7 +267,7 @@ class Log(Handle):
         value: Buffer,
         *,
         key: Buffer | None = None,
-        timestamp: int | None = None,
+        timestamp: SupportsIndex | None = None,
         durability: Durability | None = None,
     ) -> int:
         """Append one record and return its offset.
@@ -292,10 +292,10 @@ class Log(Handle):
 
     def append_many(
         self,
-        values: Sequence[Buffer],
+        values: Iterable[Buffer],
         *,
-        keys: Sequence[Buffer | None] | None = None,
-        timestamps: Sequence[int] | None = None,
+        keys: Iterable[Buffer | None] | None = None,
+        timestamps: Iterable[SupportsIndex] | None = None,
         durability: Durability | None = None,
     ) -> range:
         """Append records one after another, and return their offsets.
@@ -406,7 +406,7 @@ class Log(Handle):
             finally:
                 self._reader.forget_removed()
 
-    def trim(self, before: int) -> None:
+    def trim(self, before: SupportsIndex) -> None:
         """Remove every record before an offset, at once and durably.
 
         The log start offset becomes `before`, also in the middle of a segment; whole segments
@@ -426,7 +426,7 @@ class Log(Handle):
             finally:
                 self._reader.forget_removed()
 
-    def truncate(self, after: int) -> None:
+    def truncate(self, after: SupportsIndex) -> None:
         """Remove every record after an offset; that one stays, and the next append follows it.
 
         For callers that use the log as a write-ahead log. All or nothing, whenever it is
@@ -440,7 +440,8 @@ class Log(Handle):
         """
         with self._keeping_house("the log can't be truncated") as writer:
             view = self._view()
-            start, end_offset = view.start_offset(), checked_int(after) + 1
+            start, after = view.start_offset(), as_int(after, "an offset is an int")
+            end_offset = after + 1
             if not start <= end_offset <= view.end_offset():
                 raise OffsetOutOfRangeError(after, start, view.end_offset())
             writer.sync_segments()
@@ -458,7 +459,11 @@ class Log(Handle):
     # Reading
 
     def read(
-        self, start: int | None = None, stop: int | None = None, *, errors: OnDamage = "raise"
+        self,
+        start: SupportsIndex | None = None,
+        stop: SupportsIndex | None = None,
+        *,
+        errors: OnDamage = "raise",
     ) -> Iterator[Record]:
         """The records from `start` to below `stop`, in order.
 
@@ -479,14 +484,22 @@ class Log(Handle):
         return reader.records(reader.bounds(start, stop), errors)
 
     def values(
-        self, start: int | None = None, stop: int | None = None, *, errors: OnDamage = "raise"
+        self,
+        start: SupportsIndex | None = None,
+        stop: SupportsIndex | None = None,
+        *,
+        errors: OnDamage = "raise",
     ) -> Iterator[bytes]:
         """The values from `start` to below `stop`, in order; as `read`, and faster."""
         reader = self._reading()
         return reader.values(reader.bounds(start, stop), errors)
 
     def batches(
-        self, start: int | None = None, stop: int | None = None, *, errors: OnDamage = "raise"
+        self,
+        start: SupportsIndex | None = None,
+        stop: SupportsIndex | None = None,
+        *,
+        errors: OnDamage = "raise",
     ) -> Iterator[RecordBatch]:
         """The records from `start` to below `stop` as columns, a batch at a time, without copies.
 
@@ -495,12 +508,10 @@ class Log(Handle):
         reader = self._reading()
         return reader.batches(reader.bounds(start, stop), errors)
 
-    def __getitem__(self, offset: int) -> Record:
-        if type(offset) is not int and (isinstance(offset, bool) or not isinstance(offset, int)):
-            raise TypeError(
-                f"log[...] takes one offset, not {type(offset).__name__}; read(start, stop) reads "
-                f"a range"
-            )
+    def __getitem__(self, offset: SupportsIndex) -> Record:
+        if type(offset) is not int:
+            what = "read(start, stop) reads a range; log[...] takes one offset, an int"
+            offset = as_int(offset, what)
         return self._reader.record(offset)
 
     def __iter__(self) -> Iterator[Record]:
@@ -668,8 +679,8 @@ class Log(Handle):
     def find(
         self,
         key: Buffer,
-        start: int | None = None,
-        stop: int | None = None,
+        start: SupportsIndex | None = None,
+        stop: SupportsIndex | None = None,
         *,
         errors: OnDamage = "raise",
     ) -> Iterator[Record]:
@@ -689,7 +700,7 @@ class Log(Handle):
         reader = self._reading()
         return find_key(reader, as_bytes(key, "key"), reader.bounds(start, stop), errors)
 
-    def offset_for_time(self, timestamp: int) -> int | None:
+    def offset_for_time(self, timestamp: SupportsIndex) -> int | None:
         """The first offset whose record has `timestamp` (ns since the epoch) or a later one.
 
         None if there is no such record. Damaged records are passed over.
@@ -700,9 +711,9 @@ class Log(Handle):
             LogClosedError: the log was closed.
             StorageError: a file can't be read.
         """
-        check_timestamp(timestamp)
+        time_ns = checked_timestamp(timestamp)
         with storage_errors(f"{self.path} can't be read"):
-            return self._reading().offset_for_time(timestamp)
+            return self._reading().offset_for_time(time_ns)
 
     # Looking at the log itself
 

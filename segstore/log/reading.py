@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, SupportsIndex, TypeVar
 
 from segstore.errors import (
     ConfigError,
@@ -24,6 +24,7 @@ from segstore.errors import (
     storage_error,
 )
 from segstore.format.batch import Record, RecordBatch, records_of, values_of
+from segstore.format.buffers import as_int
 from segstore.format.scanner import Damage, Frame
 from segstore.log.opensegments import OpenSegments
 from segstore.log.view import LogView
@@ -88,7 +89,7 @@ class LogReader:
         if self.refusal is not None:
             raise once_more(self.refusal)
 
-    def bounds(self, start: int | None, stop: int | None) -> range:
+    def bounds(self, start: SupportsIndex | None, stop: SupportsIndex | None) -> range:
         """The offsets to read: `start` checked, `stop` no further than the end.
 
         Raises:
@@ -96,8 +97,8 @@ class LogReader:
             TypeError: one of them is not an int.
         """
         first, end = self.view.start_offset(), self.view.end_offset()
-        start = first if start is None else checked_int(start)
-        stop = end if stop is None else checked_int(stop)
+        start = first if start is None else as_int(start, "an offset is an int")
+        stop = end if stop is None else as_int(stop, "an offset is an int")
         if not first <= start <= end:
             raise OffsetOutOfRangeError(start, first, end)
         if stop < 0:
@@ -469,14 +470,3 @@ def check_errors(errors: OnDamage) -> None:
     """
     if errors not in ("raise", "skip"):
         raise ConfigError(f"errors is 'raise' or 'skip', not {errors!r}")
-
-
-def checked_int(offset: int) -> int:
-    """An offset as it is.
-
-    Raises:
-        TypeError: it is not an int.
-    """
-    if not isinstance(offset, int) or isinstance(offset, bool):
-        raise TypeError(f"an offset is an int, not {type(offset).__name__}")
-    return offset

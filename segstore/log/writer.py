@@ -13,9 +13,9 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, SupportsIndex
 
 from segstore.config import Durability
 from segstore.errors import (
@@ -27,14 +27,13 @@ from segstore.errors import (
     SyncFailedError,
     once_more,
 )
-from segstore.format.buffers import Buffer
+from segstore.format.buffers import Buffer, as_bytes
 from segstore.format.cutting import cut_batch
 from segstore.format.frame import EncodedFrame, encode_frame
 from segstore.format.framelayout import RECORD_BYTES_MAX
 from segstore.format.kernel import join_whole, measure
 from segstore.log.arguments import (
-    as_bytes,
-    check_timestamp,
+    checked_timestamp,
     key_column,
     time_column,
     value_column,
@@ -168,7 +167,7 @@ class LogWriter:
         value: Buffer,
         *,
         key: Buffer | None = None,
-        timestamp: int | None = None,
+        timestamp: SupportsIndex | None = None,
         durability: Durability | None = None,
     ) -> int:
         """Append one record of any kind; see `Log.append`."""
@@ -177,7 +176,7 @@ class LogWriter:
         offset = self.buffer.append(
             as_bytes(value, "value"),
             key=None if key is None else as_bytes(key, "key"),
-            timestamp=timestamp,
+            timestamp=None if timestamp is None else checked_timestamp(timestamp),
         )
         if level == "durable":
             self._after_append("durable", offset + 1)
@@ -188,7 +187,7 @@ class LogWriter:
         value: Buffer,
         *,
         key: Buffer | None = None,
-        timestamp: int | None = None,
+        timestamp: SupportsIndex | None = None,
         durability: Durability | None = None,
     ) -> int:
         """What the tail leaves to others: what is not plain, or wrong, or finds no room in it."""
@@ -202,7 +201,7 @@ class LogWriter:
         if size > RECORD_BYTES_MAX:
             raise RecordTooLargeError(size, RECORD_BYTES_MAX)
         if timestamp is not None:
-            check_timestamp(timestamp)
+            timestamp = checked_timestamp(timestamp)
         with self._append_lock, self._gate:
             at = time.time_ns() if timestamp is None else timestamp
             base_offset = self.buffer.next_offset
@@ -218,10 +217,10 @@ class LogWriter:
 
     def append_many(
         self,
-        values: Sequence[Buffer],
+        values: Iterable[Buffer],
         *,
-        keys: Sequence[Buffer | None] | None = None,
-        timestamps: Sequence[int] | None = None,
+        keys: Iterable[Buffer | None] | None = None,
+        timestamps: Iterable[SupportsIndex] | None = None,
         durability: Durability | None = None,
     ) -> range:
         """Append records together; see `Log.append_many`."""

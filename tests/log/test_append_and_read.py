@@ -266,6 +266,54 @@ def test_an_offset_is_an_int(log, wrong):
             log.read(wrong)
 
 
+class Whole:
+    """A whole number that is no int, as numpy has them."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __index__(self):
+        return self.number
+
+
+def test_offsets_and_times_may_be_whole_numbers_of_another_type(log):
+    assert log.append(b"a", timestamp=Whole(-7)) == 0
+    assert log.append(b"b", timestamp=Whole(8), durability="durable") == 1
+    assert log.append_many([b"c", b"d"], timestamps=[Whole(9), 10]) == range(2, 4)
+    assert [record.timestamp for record in log] == [-7, 8, 9, 10]
+    assert log[Whole(1)].value == b"b"
+    assert type(log[Whole(1)].offset) is int
+    assert list(log.values(Whole(1), Whole(3))) == [b"b", b"c"]
+    assert log.offset_for_time(Whole(9)) == 2
+    batch = next(log.batches())
+    record = batch.record(Whole(1))
+    assert (record.offset, type(record.offset)) == (1, int)
+    assert type(batch.slice(Whole(1), Whole(3)).base_offset) is int
+    with log.consumer("c", start=Whole(1)) as consumer:
+        assert [record.offset for record in consumer.poll(Whole(2))] == [1, 2]
+        consumer.commit(Whole(2))
+        assert consumer.seek(Whole(3)) == 3
+        assert consumer.seek(timestamp=Whole(9)) == 2
+        assert (consumer.committed, type(consumer.committed)) == (2, int)
+    assert next(log.follow(Whole(3), timeout=0)).value == b"d"
+    log.truncate(Whole(2))
+    log.trim(Whole(1))
+    assert list(log.values()) == [b"b", b"c"]
+
+
+@pytest.mark.parametrize("wrong", [1.0, True, "1"])
+def test_what_is_no_whole_number_is_refused_everywhere(log, wrong):
+    log.append_many([b"a", b"b", b"c"])
+    batch = next(log.batches())
+    with log.consumer("c") as consumer:
+        for use in (batch.record, lambda offset: batch.slice(offset, 3), consumer.poll,
+                    consumer.commit, consumer.seek, log.trim, log.truncate,
+                    lambda time: consumer.seek(timestamp=time)):  # fmt: skip
+            with pytest.raises(TypeError, match="is an int"):
+                use(wrong)
+    assert len(log) == 3
+
+
 def test_an_unknown_way_to_treat_damage_is_refused(log):
     with pytest.raises(ConfigError):
         log.read(errors="ignore")
