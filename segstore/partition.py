@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from segstore.format.buffers import Buffer
+from typing import SupportsIndex
+
+from segstore.format.buffers import Buffer, as_bytes, as_int
 
 # Do not change: callers rely on a key staying where it is.
 SEED = 0x9747B28C
 
 
-def partition_for(key: Buffer, count: int) -> int:
+def partition_for(key: Buffer, count: SupportsIndex) -> int:
     """Which of `count` logs a key belongs to: the same one every time, evenly spread.
 
     MurmurHash3 x86 32 of the key (through mmh3, unsigned, a fixed seed) modulo `count`. This is
@@ -20,10 +22,7 @@ def partition_for(key: Buffer, count: int) -> int:
     """
     import mmh3
 
-    if not isinstance(count, int):
-        raise TypeError(f"the number of partitions is an int, not {type(count).__name__}")
+    count = as_int(count, "the number of partitions is an int")
     if count < 1:
         raise ValueError(f"there must be at least one partition, not {count}")
-    if isinstance(key, str):
-        raise TypeError("a key is bytes, not str; encode it first, such as key.encode()")
-    return mmh3.hash(bytes(key), SEED, signed=False) % count
+    return mmh3.hash(as_bytes(key, "key"), SEED, signed=False) % count

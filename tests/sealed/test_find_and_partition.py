@@ -62,6 +62,12 @@ def test_partitions_are_stable_and_even() -> None:
         partition_for(b"x", 0)
     with pytest.raises(TypeError, match="not str"):
         partition_for("x", 4)  # type: ignore[arg-type]
+    for wrong in (5, [1, 2], None):  # of which bytes() would make something
+        with pytest.raises(TypeError, match="a key is bytes"):
+            partition_for(wrong, 4)  # type: ignore[arg-type]
+    for count in (4.0, True):
+        with pytest.raises(TypeError, match="is an int"):
+            partition_for(b"x", count)  # type: ignore[arg-type]
 
 
 # Do not change: callers rely on a key staying where it is.
