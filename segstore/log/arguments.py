@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from operator import countOf
-from typing import Any, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex
 
 from segstore.format.buffers import Buffer, as_bytes, as_int
 from segstore.format.framelayout import TIMESTAMP_MAX, TIMESTAMP_MIN
@@ -51,6 +51,20 @@ def checked_timestamp(timestamp: SupportsIndex) -> int:
     if not TIMESTAMP_MIN <= time_ns <= TIMESTAMP_MAX:
         raise ValueError(f"timestamp {time_ns} does not fit 64 bits; give ns since the epoch")
     return time_ns
+
+
+def checked_timeout(timeout_s: SupportsFloat | None) -> float | None:
+    """How long to wait.
+
+    Raises:
+        TypeError: it is neither a number nor None.
+    """
+    if timeout_s is None or type(timeout_s) is float:
+        return timeout_s
+    if not isinstance(timeout_s, SupportsFloat):
+        what = type(timeout_s).__name__
+        raise TypeError(f"a timeout is a number of seconds, or None for ever, not {what}")
+    return float(timeout_s)
 
 
 def key_column(keys: Iterable[Buffer | None], value_count: int) -> list[bytes | None] | None:

@@ -20,7 +20,7 @@ from segstore.format.batch import Record
 from segstore.format.buffers import as_int
 from segstore.format.fileheader import KIND_CONSUMER, FileHeader
 from segstore.format.names import consumer_file, parse_consumer_file
-from segstore.log.arguments import checked_timestamp
+from segstore.log.arguments import checked_timeout, checked_timestamp
 from segstore.log.reading import LogReader, OnDamage, check_errors
 from segstore.log.startoffset import HeldStart
 from segstore.segment.checkpointfile import CheckpointFile, look_into, may_exceed
@@ -158,6 +158,7 @@ class Consumer(Handle):
         if max_records < 1:
             raise ValueError("max_records is at least 1")
         check_errors(errors)
+        timeout = checked_timeout(timeout)
         taken: list[Record] = []
         while self._bell.wait(self._has_more, timeout):
             try:

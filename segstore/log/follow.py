@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 from segstore.disk import Handle
 from segstore.errors import ConfigError, OffsetOutOfRangeError
 from segstore.format.batch import Record
+from segstore.format.buffers import as_int
+from segstore.log.arguments import checked_timeout
 from segstore.log.reading import LogReader, OnDamage, check_errors
 from segstore.segment.doorbell import Doorbell
 
@@ -22,7 +24,6 @@ class Follower(Handle, Iterator[Record]):
     written to, it looks every 2 ms.
 
     Attributes:
-        position: the offset of the next record.
         lost_count: how many records were passed over because retention had removed them or (with
             errors="skip") because they are damaged.
     """
@@ -39,11 +40,11 @@ class Follower(Handle, Iterator[Record]):
         check_errors(errors)
         if on_lost not in ("raise", "continue"):
             raise ConfigError(f"on_lost is 'raise' or 'continue', not {on_lost!r}")
-        self.position = position
+        self._position = position
         self.lost_count = 0
         self._reader = reader
         self._bell = bell
-        self._timeout_s = timeout_s
+        self._timeout_s = checked_timeout(timeout_s)
         self._errors = errors
         self._on_lost = on_lost
         # The run of records that is being given, and where it ends.
@@ -52,27 +53,37 @@ class Follower(Handle, Iterator[Record]):
         self._epoch = reader.view.epoch()
 
     def __repr__(self) -> str:
-        return f"<segstore.Follower at {self.position}>"
+        return f"<segstore.Follower at {self._position}>"
 
     def __next__(self) -> Record:
         while True:
             try:
                 record = next(self._run, None)
             except BaseException as error:
-                self._run_end = self.position  # nothing behind it was skipped
+                self._run_end = self._position  # nothing behind it was skipped
                 if self._on_lost == "raise" or not isinstance(error, OffsetOutOfRangeError):
                     raise
                 record = None  # retention was faster, as the next run sees
             if record is not None:
-                self.lost_count += record.offset - self.position
-                self.position = record.offset + 1
+                self.lost_count += record.offset - self._position
+                self._position = record.offset + 1
                 return record
             # What was skipped at the end of the run has no record that would say so.
-            self.lost_count += max(0, self._run_end - self.position)
-            self.position = max(self.position, self._run_end)
+            self.lost_count += max(0, self._run_end - self._position)
+            self._position = max(self._position, self._run_end)
             if not self._bell.wait(self._has_more, self._timeout_s):
                 raise StopIteration
             self._start_run()
+
+    @property
+    def position(self) -> int:
+        """The offset of the next record. Set it to go on elsewhere."""
+        return self._position
+
+    @position.setter
+    def position(self, offset: SupportsIndex) -> None:
+        self._position = self._run_end = as_int(offset, "an offset is an int")
+        self._run = iter(())
 
     @property
     def is_caught_up(self) -> bool:
@@ -81,12 +92,12 @@ class Follower(Handle, Iterator[Record]):
 
     def _has_more(self) -> bool:
         self._reader.check_open()
-        return self._reader.view.live_end_offset() > self.position or self._is_ahead()
+        return self._reader.view.live_end_offset() > self._position or self._is_ahead()
 
     def _is_ahead(self) -> bool:
         """Whether the log was truncated below the position, and offsets are given out again."""
         view = self._reader.view
-        return view.epoch() != self._epoch and view.end_offset() < self.position
+        return view.epoch() != self._epoch and view.end_offset() < self._position
 
     def _start_run(self) -> None:
         view = self._reader.view
@@ -94,17 +105,17 @@ class Follower(Handle, Iterator[Record]):
         if self._is_ahead():
             end = view.end_offset()
             if self._on_lost == "raise":
-                raise OffsetOutOfRangeError(self.position, start, end)
+                raise OffsetOutOfRangeError(self._position, start, end)
             # Which may be above it again by now, and what it takes there is new, too.
-            self.position = min(self.position, end)
+            self._position = min(self._position, end)
         self._epoch = view.epoch()
-        if self.position < start:
+        if self._position < start:
             end = view.end_offset()
             if self._on_lost == "raise":
-                raise OffsetOutOfRangeError(self.position, start, end)
-            self.lost_count += start - self.position
-            self.position = start
-        offsets = range(self.position, view.end_offset())
+                raise OffsetOutOfRangeError(self._position, start, end)
+            self.lost_count += start - self._position
+            self._position = start
+        offsets = range(self._position, view.end_offset())
         # No generator of our own around it: that and this would hold each other, and the files of a
         # closed log stay open until the collector comes by.
         self._run = self._reader.records(offsets, self._errors)

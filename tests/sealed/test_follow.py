@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,38 @@ def test_a_follower_that_is_left_behind_holds_no_file_of_a_closed_log(path: str)
         assert len(os.listdir("/proc/self/fd")) == len(before)
     finally:
         gc.enable()
+
+
+def test_a_follower_goes_on_where_it_is_told_to(path: str) -> None:
+    with segstore.open(path, background=False) as log:
+        log.append_many(lines(100))
+        follower = log.follow("end", timeout=0)
+        follower.position = 10
+        assert [next(follower).offset, next(follower).offset] == [10, 11]
+        follower.position = 90
+        assert follower.position == 90
+        assert [next(follower).offset, next(follower).offset] == [90, 91]
+        follower.position = 20
+        assert [record.offset for record in follower] == list(range(20, 100))
+        assert follower.is_caught_up
+        assert follower.lost_count == 0
+        follower.position = -1
+        with pytest.raises(OffsetOutOfRangeError):
+            next(follower)
+        wrong: Any
+        for wrong in ("end", 1.0, None):
+            with pytest.raises(TypeError, match="an offset is an int"):
+                follower.position = wrong
+        assert follower.position == -1
+
+
+@pytest.mark.parametrize("wrong", ["5s", b"5", timedelta(seconds=5), [5]])
+def test_a_timeout_is_a_number_of_seconds(path: str, wrong: Any) -> None:
+    with segstore.open(path, background=False) as log, log.consumer("c") as consumer:
+        with pytest.raises(TypeError, match="number of seconds"):
+            log.follow(timeout=wrong)
+        with pytest.raises(TypeError, match="number of seconds"):
+            consumer.poll(timeout=wrong)
 
 
 def test_lost_records_are_counted_once_after_an_error(path: str) -> None:
