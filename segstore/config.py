@@ -299,5 +299,5 @@ def _read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # UnicodeDecodeError among them
         raise ConfigError(f"{os.fspath(path)} can't be read as TOML: {error}") from None

@@ -124,6 +124,12 @@ def test_a_bad_toml_file_is_named(path, tmp_path, text, match):
         segstore.open(path, config=tmp_path / "absent.toml")
 
 
+def test_a_file_that_is_no_text_is_no_toml(path, tmp_path):
+    (tmp_path / "log.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="can't be read as TOML"):
+        segstore.open(path, config=tmp_path / "log.toml")
+
+
 def test_a_bad_variable_is_named_with_its_source(path, monkeypatch):
     monkeypatch.setenv("SEGSTORE_SEGMENT_SIZE", "64M")
     with pytest.raises(ConfigError, match="environment"):
