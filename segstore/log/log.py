@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeAlias
 
 from segstore.config import Durability, LogConfig
 from segstore.disk import Disk, File, Handle, LockHeldError, OsDisk, is_directory
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from segstore.log.snapshot import SnapshotReport
 
 Mode = Literal["a", "r"]
+Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 # How often a writer looks for work at most, and at least.
 MAINTENANCE_INTERVAL_S_MIN = 0.005
@@ -69,7 +70,7 @@ MAINTENANCE_INTERVAL_S_MAX = 60.0
 
 
 def open_log(
-    path: str | os.PathLike[str],
+    path: Path,
     mode: Mode = "a",
     config: LogConfig | str | os.PathLike[str] | None = None,
     **options: Unpack[LogOptions],
@@ -92,7 +93,8 @@ def open_log(
     """
     if mode not in ("a", "r"):
         raise ConfigError(f"mode is 'a' (write and read) or 'r' (read), not {mode!r}")
-    if not os.fspath(path):  # of a variable that was never set
+    path = os.fsdecode(path)
+    if not path:  # of a variable that was never set
         raise ConfigError("the path of the log is empty; '.' is the current directory")
     if isinstance(config, LogConfig):
         # An argument like any other, whole: nothing of it gives way to the environment.
@@ -105,9 +107,9 @@ def open_log(
             "single options are arguments of their own"
         )
     hint = "it may still be open to reading (mode='r')" if mode == "a" else ""
-    with storage_errors(f"{os.fspath(path)} can't be opened", if_denied=hint):
+    with storage_errors(f"{path} can't be opened", if_denied=hint):
         if mode == "r" and not is_directory(path):
-            raise LogNotFoundError(f"{os.fspath(path)} is no directory, so there is no log to read")
+            raise LogNotFoundError(f"{path} is no directory, so there is no log to read")
         disk = OsDisk(path, create=mode == "a")
         try:
             return Log(disk, mode, resolved)
@@ -520,7 +522,7 @@ class Log(Handle):
     # By the length and `log[offset]` Python would look below the log start offset.
     __reversed__ = None
 
-    def snapshot(self, path: str | os.PathLike[str]) -> SnapshotReport:
+    def snapshot(self, path: Path) -> SnapshotReport:
         """Copy the log to a new directory, consistently, while it is read and written.
 
         Holds everything acknowledged before the call, and is durable when it returns. Sealed
@@ -532,16 +534,20 @@ class Log(Handle):
             path: a directory that must not exist yet.
 
         Raises:
+            ConfigError: `path` is empty.
             StorageError: `path` exists, or a file can't be read or written.
             LogClosedError: the log was closed.
         """
+        path = os.fsdecode(path)
+        if not path:
+            raise ConfigError("the path of the snapshot is empty")
         with self._housekeeping, storage_errors("the snapshot failed"):
             from segstore.log.snapshot import take_snapshot
 
             view = self._view()
             if self._writer is not None:
                 self._writer.sync_segments()
-            return take_snapshot(view, os.fspath(path), self._log_id or b"", time.time_ns())
+            return take_snapshot(view, path, self._log_id or b"", time.time_ns())
 
     def repair(self, *, dry_run: bool = False) -> RepairReport:
         """Make missing or damaged indexes anew, and take damaged bytes out of sealed segments.

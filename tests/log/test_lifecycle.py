@@ -379,6 +379,21 @@ def test_a_follower_says_where_it_is(path):
         assert repr(follower) == "<segstore.Follower at 1>"
 
 
+@pytest.mark.parametrize("name", ["log", "log \xfc\u65e5", "log \udcff\n"])
+def test_a_path_may_be_given_as_bytes(tmp_path, name):
+    path = os.fsencode(tmp_path / name)
+    with segstore.open(path) as log:
+        log.append(b"x")
+        log.roll()
+        assert log.path == os.fsdecode(path)
+        assert os.path.exists(log.segments()[0].path)
+        log.snapshot(path + b" copy")
+    with segstore.open(path + b" copy", "r") as copy:
+        assert list(copy.values()) == [b"x"]
+    with pytest.raises(LogNotFoundError, match="nowhere"):
+        segstore.open(b"nowhere", "r")
+
+
 @pytest.mark.parametrize("mode", ["a", "r"])
 def test_an_empty_path_is_refused_as_such(mode):
     with pytest.raises(ConfigError, match="path of the log is empty"):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import segstore
+from segstore import ConfigError
 from segstore.config import LogConfig
 from segstore.disk import OsDisk
 from segstore.log.log import Log
@@ -225,3 +226,9 @@ def test_a_batch_that_a_roll_cuts_in_two_is_in_the_copy_whole_or_not_at_all(
     assert len(readable(report.path)) == report.end_offset
     with segstore.open(report.path, background=False) as copy:
         assert copy.recovery.lost == ()
+
+
+@pytest.mark.parametrize("empty", ["", b""])
+def test_an_empty_path_is_refused_as_such(path: str, empty: Any) -> None:
+    with segstore.open(path) as log, pytest.raises(ConfigError, match="path of the snapshot"):
+        log.snapshot(empty)
