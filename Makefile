@@ -68,7 +68,7 @@ bench-single: $(VENV)/.bench-installed
 
 clean:
 	rm -rf $(VENV) .demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
-		.benchmarks .import_linter_cache
+		.benchmarks .import_linter_cache segstore/_kernel.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
