@@ -55,7 +55,7 @@ def columns_of(lines: Sequence[bytes]) -> Columns:
     reason = None
     for line in lines:
         try:
-            found = json.loads(line.decode())
+            found = _loaded(line)
             if not isinstance(found, dict):
                 raise ValueError("it is no JSON object")
             if unknown := found.keys() - MEMBERS:
@@ -78,6 +78,13 @@ def columns_of(lines: Sequence[bytes]) -> Columns:
     return Columns(values, keys, timestamps, reason)
 
 
+def _loaded(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode())
+    except json.JSONDecodeError as error:  # whose own words count every line as the first
+        raise ValueError(f"it is no JSON: {error.msg} at column {error.colno}") from None
+
+
 def _bytes_of(found: dict[str, Any], name: str) -> bytes | None:
     coded_name = f"{name}_base64"
     text, coded = found.get(name), found.get(coded_name)
@@ -87,5 +94,8 @@ def _bytes_of(found: dict[str, Any], name: str) -> bytes | None:
     if text is not None and coded is not None:
         raise ValueError(f"it has both {name!r} and {coded_name!r}")
     if coded is not None:
-        return base64.b64decode(coded, validate=True)
+        try:
+            return base64.b64decode(coded, validate=True)
+        except ValueError as error:
+            raise ValueError(f"{coded_name!r} is no base64: {error}") from None
     return None if text is None else text.encode()

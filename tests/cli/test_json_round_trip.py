@@ -58,7 +58,8 @@ def test_what_a_line_leaves_out_is_as_without_json(cli, tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"plain text", b"Expecting value"),
+        (b"plain text", b"it is no JSON: Expecting value at column 1;"),
+        (b'{"value": x}', b"it is no JSON: Expecting value at column 11;"),
         (b"", b"Expecting value"),
         (b"[1]", b"no JSON object"),
         (b"{}", b"no 'value'"),
@@ -66,7 +67,8 @@ def test_what_a_line_leaves_out_is_as_without_json(cli, tmp_path):
         (b'{"value": 5}', b"'value' is text, not 5"),
         (b'{"value": "x", "key": ["k"]}', b"'key' is text"),
         (b'{"value": "x", "value_base64": "eA=="}', b"both 'value' and 'value_base64'"),
-        (b'{"value_base64": "eA"}', b"padding"),
+        (b'{"value_base64": "eA"}', b"'value_base64' is no base64: Incorrect padding"),
+        (b'{"value": "", "key_base64": "e"}', b"'key_base64' is no base64"),
         (b'{"value_base64": 7}', b"'value_base64' is text, not 7"),
         (b'{"value_base64": "\xc3\xa4"}', b"ASCII"),
         (b'{"value": "\\ud800"}', b"surrogates"),
