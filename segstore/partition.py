@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import SupportsIndex
 
-from segstore.format.buffers import Buffer, as_bytes, as_int
+from segstore.format.buffers import AnyBuffer, as_bytes, as_int
 
 # Do not change: callers rely on a key staying where it is.
 SEED = 0x9747B28C
 
 
-def partition_for(key: Buffer, count: SupportsIndex) -> int:
+def partition_for(key: AnyBuffer, count: SupportsIndex) -> int:
     """Which of `count` logs a key belongs to: the same one every time, evenly spread.
 
     MurmurHash3 x86 32 of the key (through mmh3, unsigned, a fixed seed) modulo `count`. This is

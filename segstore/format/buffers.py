@@ -2,14 +2,23 @@
 
 from contextlib import suppress
 from operator import index
-from typing import SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, SupportsIndex, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+# What callers may give is anything with the buffer protocol, which has a type from Python 3.12 on,
+# and for type checkers in any version.
+if TYPE_CHECKING:
+    import typing_extensions
+
+    AnyBuffer: TypeAlias = typing_extensions.Buffer
+else:
+    AnyBuffer = Buffer
 
 ALIGNMENT_BYTES = 8
 
 
-def as_bytes(value: Buffer, what: str) -> bytes:
+def as_bytes(value: AnyBuffer, what: str) -> bytes:
     """Any buffer as bytes.
 
     Raises:

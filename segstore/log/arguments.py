@@ -8,13 +8,13 @@ from contextlib import suppress
 from operator import countOf
 from typing import Any, SupportsFloat, SupportsIndex
 
-from segstore.format.buffers import Buffer, as_bytes, as_int
+from segstore.format.buffers import AnyBuffer, as_bytes, as_int
 from segstore.format.framelayout import TIMESTAMP_MAX, TIMESTAMP_MIN
 from segstore.format.kernel import measure
 from segstore.segment.tailbuffer import STAGED_FRAME_BYTES_MAX
 
 
-def value_column(values: Iterable[Buffer]) -> tuple[list[bytes], Sequence[int]]:
+def value_column(values: Iterable[AnyBuffer]) -> tuple[list[bytes], Sequence[int]]:
     """The values as bytes, and how many the first 0, 1, 2 ... take.
 
     Raises:
@@ -67,7 +67,7 @@ def checked_timeout(timeout_s: SupportsFloat | None) -> float | None:
     return float(timeout_s)
 
 
-def key_column(keys: Iterable[Buffer | None], value_count: int) -> list[bytes | None] | None:
+def key_column(keys: Iterable[AnyBuffer | None], value_count: int) -> list[bytes | None] | None:
     """The keys as bytes, or None where no record has one.
 
     Raises:

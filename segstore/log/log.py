@@ -28,7 +28,7 @@ from segstore.errors import (
 )
 from segstore.format import checksum, kernel
 from segstore.format.batch import Record, RecordBatch
-from segstore.format.buffers import Buffer, as_bytes, as_int, keep_freed_memory
+from segstore.format.buffers import AnyBuffer, as_bytes, as_int, keep_freed_memory
 from segstore.format.fileheader import log_tag
 from segstore.format.names import consumer_file
 from segstore.log.arguments import checked_timestamp
@@ -266,9 +266,9 @@ class Log(Handle):
 
     def append(
         self,
-        value: Buffer,
+        value: AnyBuffer,
         *,
-        key: Buffer | None = None,
+        key: AnyBuffer | None = None,
         timestamp: SupportsIndex | None = None,
         durability: Durability | None = None,
     ) -> int:
@@ -294,9 +294,9 @@ class Log(Handle):
 
     def append_many(
         self,
-        values: Iterable[Buffer],
+        values: Iterable[AnyBuffer],
         *,
-        keys: Iterable[Buffer | None] | None = None,
+        keys: Iterable[AnyBuffer | None] | None = None,
         timestamps: Iterable[SupportsIndex] | None = None,
         durability: Durability | None = None,
     ) -> range:
@@ -684,7 +684,7 @@ class Log(Handle):
 
     def find(
         self,
-        key: Buffer,
+        key: AnyBuffer,
         start: SupportsIndex | None = None,
         stop: SupportsIndex | None = None,
         *,

@@ -27,7 +27,7 @@ from segstore.errors import (
     SyncFailedError,
     once_more,
 )
-from segstore.format.buffers import Buffer, as_bytes
+from segstore.format.buffers import AnyBuffer, as_bytes
 from segstore.format.cutting import cut_batch
 from segstore.format.frame import EncodedFrame, encode_frame
 from segstore.format.framelayout import RECORD_BYTES_MAX
@@ -164,9 +164,9 @@ class LogWriter:
 
     def append(
         self,
-        value: Buffer,
+        value: AnyBuffer,
         *,
-        key: Buffer | None = None,
+        key: AnyBuffer | None = None,
         timestamp: SupportsIndex | None = None,
         durability: Durability | None = None,
     ) -> int:
@@ -184,9 +184,9 @@ class LogWriter:
 
     def _append_slowly(
         self,
-        value: Buffer,
+        value: AnyBuffer,
         *,
-        key: Buffer | None = None,
+        key: AnyBuffer | None = None,
         timestamp: SupportsIndex | None = None,
         durability: Durability | None = None,
     ) -> int:
@@ -217,9 +217,9 @@ class LogWriter:
 
     def append_many(
         self,
-        values: Iterable[Buffer],
+        values: Iterable[AnyBuffer],
         *,
-        keys: Iterable[Buffer | None] | None = None,
+        keys: Iterable[AnyBuffer | None] | None = None,
         timestamps: Iterable[SupportsIndex] | None = None,
         durability: Durability | None = None,
     ) -> range:
