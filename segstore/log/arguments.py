@@ -71,9 +71,11 @@ def key_column(keys: Iterable[AnyBuffer | None], value_count: int) -> list[bytes
     """The keys as bytes, or None where no record has one.
 
     Raises:
-        TypeError: one of them is no buffer.
+        TypeError: one of them is no buffer, or they are a single one.
         ValueError: there are not as many as values.
     """
+    if isinstance(keys, bytes | bytearray | memoryview | str):
+        raise TypeError(f"keys is a sequence of one key or None a value, not {type(keys).__name__}")
     plain: list[Any] = list(keys)
     if countOf(map(type, plain), bytes) != len(plain):
         plain = [None if key is None else as_bytes(key, "key") for key in plain]

@@ -124,9 +124,12 @@ def test_what_is_no_buffer_is_refused_and_nothing_is_appended(log, wrong):
 
 
 @pytest.mark.parametrize("wrong", [b"one value", bytearray(b"x"), memoryview(b"x"), "text"])
-def test_append_many_refuses_a_single_value(log, wrong):
-    with pytest.raises(TypeError, match="sequence"):
+def test_append_many_refuses_a_single_value_or_key(log, wrong):
+    with pytest.raises(TypeError, match="sequence of values"):
         log.append_many(wrong)
+    with pytest.raises(TypeError, match="sequence of one key"):
+        log.append_many([b"x"], keys=wrong)
+    assert len(log) == 0
 
 
 def test_append_many_takes_any_iterable(log):
