@@ -33,6 +33,8 @@ from segstore.segment.tailreader import Staged
 BUILDING_NAME = ".{}.snapshot"
 ATTEMPT_COUNT_MAX = 20
 
+_NOTHING = Staged(0, [], [], [])
+
 
 class _ChangedError(Exception):
     """The log changed under the copy: a file was swapped, deleted or drained into."""
@@ -116,6 +118,7 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
     view.refresh()
     catalog = view.catalog
     start_offset, acknowledged = view.start_offset(), view.end_offset()
+    staged = _staged(view)
     end_offset = start_offset
     linked_count = copied_bytes = following = 0
     while following < len(catalog):
@@ -145,15 +148,16 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
         ):
             continue  # a roll that was killed in the middle
         written_end = view.written_end()
-        copied, end_offset = _copy_growing(view, segment, target, written_end, with_tail=is_last)
+        behind = staged if is_last else _NOTHING
+        copied, end_offset = _copy_growing(view, segment, target, written_end, behind)
         copied_bytes += copied
         if is_last and end_offset < written_end:
             # Rolled since the look at the segments, maybe in the middle of a batch: its rest too.
             view.refresh()
             catalog = view.catalog
             following = catalog.find(segment.base_offset) + 1
-    if end_offset < acknowledged:  # drained between the look into the segment and into the tail
-        raise _ChangedError("records went from the tail to a segment")
+    if end_offset < acknowledged:
+        raise _ChangedError("records that it ended with are gone")
     header = FileHeader(KIND_START, 0, log_id, created)
     CheckpointFile.create(target, START, header, start_offset).close()
     if ends_at is not None:  # whoever opens the copy to write carries it out, as here
@@ -171,9 +175,9 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
 
 
 def _copy_growing(
-    view: LogView, segment: Segment, target: Disk, written_end: int, *, with_tail: bool
+    view: LogView, segment: Segment, target: Disk, written_end: int, staged: Staged
 ) -> tuple[int, int]:
-    """Copy an unsealed segment up to `written_end`, and the tail behind the last one.
+    """Copy an unsealed segment up to `written_end`, and behind the last one what was `staged`.
 
     Returns how many bytes that were, and the end offset.
     """
@@ -188,12 +192,13 @@ def _copy_growing(
             end_offset = event.batch.end_offset
             damage = None
     if damage is None and end_offset < written_end:
-        with_tail = False  # the rest is in a segment that was begun since
+        staged = _NOTHING  # the rest is in a segment that was begun since
     # The bytes as they are, damage and all: a copy is no place to lose what may be mended. But the
     # tail may still have what went bad at the end.
-    if damage is not None and not (with_tail and _staged(view, end_offset)):
+    if damage is not None and not staged.since(end_offset).values:
         end_position = damage.end_position
         end_offset = damage.end_offset or written_end
+    staged = staged.since(end_offset)
     file = target.open(segment.data_name, write=True, create=True)
     try:
         position = 0
@@ -204,7 +209,7 @@ def _copy_growing(
             file.write([data], position)
             position += len(data)
         position += padding(position)
-        while with_tail and (staged := _staged(view, end_offset)):
+        if staged.values:
             frame = staged.batch().frame
             file.write([frame], position)
             position += len(frame)
@@ -215,9 +220,12 @@ def _copy_growing(
     return position, end_offset
 
 
-def _staged(view: LogView, offset: int) -> Staged | None:
-    """The records in the tail from `offset` on, if they start there."""
-    return None if view.tail is None else view.tail.get(offset)
+def _staged(view: LogView) -> Staged:
+    """The records in the tail, to be asked for first: what is drained later is in the segments.
+
+    The other way round a busy writer drains it between the two looks, every time.
+    """
+    return _NOTHING if view.tail is None else view.tail.read_all()
 
 
 def _copy_file(disk: Disk, name: str, target: Disk) -> int:

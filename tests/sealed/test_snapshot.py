@@ -13,6 +13,7 @@ import segstore
 from segstore import ConfigError
 from segstore.config import LogConfig
 from segstore.disk import OsDisk
+from segstore.log import snapshot as snapshot_module
 from segstore.log.log import Log
 from segstore.log.view import FileView, WriterView
 from segstore.testing.faulty import FaultyDisk
@@ -232,3 +233,23 @@ def test_a_batch_that_a_roll_cuts_in_two_is_in_the_copy_whole_or_not_at_all(
 def test_an_empty_path_is_refused_as_such(path: str, empty: Any) -> None:
     with segstore.open(path) as log, pytest.raises(ConfigError, match="path of the snapshot"):
         log.snapshot(empty)
+
+
+def test_a_log_is_copied_although_the_tail_is_drained_at_every_look(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one is that a busy writer appends to, where the segment takes longer to read."""
+    real = snapshot_module._copy_growing
+
+    def copy_growing(*arguments: Any, **options: Any) -> tuple[int, int]:
+        log.sync()
+        log.append(b"later")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(snapshot_module, "_copy_growing", copy_growing)
+    with segstore.open(path, background=False) as log:
+        for number in range(10):
+            log.append(b"%d" % number)
+        with segstore.open(path, "r") as reader:
+            assert reader.snapshot(tmp_path / "copy").end_offset == 10
+    assert readable(str(tmp_path / "copy")) == [(number, b"%d" % number) for number in range(10)]
