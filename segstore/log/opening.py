@@ -189,7 +189,8 @@ def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | Non
         scanned,
         unborn,
         judged,
-        staged.since(judged.next_offset),
+        # A copy of a live log may have the start offset of after a trim, and a segment of before.
+        staged.since(max(judged.next_offset, start_offset)),
     )
 
 

@@ -594,3 +594,27 @@ def test_a_reader_that_saw_torn_segments_sees_those_that_came_instead():
             expected = [b"a" * 50] * 10 + [b"b" * 50] * (kept - 10) + [b"c" * 50] * (210 - kept)
             assert list(reader.values()) == expected
             assert reader.verify().is_intact
+
+
+@pytest.mark.parametrize("copied_at", [0, 4])
+def test_a_copy_whose_segment_ends_below_the_log_start_has_each_record_at_its_offset(copied_at):
+    """Copied while the log was trimmed: what the tail has below the start is of no use."""
+    config = LogConfig.of({**OPTIONS, "batch_size": 100_000}, environment={})
+    disk = MemoryDisk()
+    log = Log(disk, "a", config)
+    sent = [b"%d" % number for number in range(20)]
+    for number, value in enumerate(sent):
+        if number == copied_at:
+            log.sync()
+            segment = disk.contents()[FIRST]
+        if number == 6:
+            log.sync()
+        log.append(value)
+    log.trim(10)
+    copy = MemoryDisk.of({**disk.contents(), FIRST: segment})
+    for mode in ("r", "a", "r"):
+        log = Log(copy, mode, config)
+        assert (log.start_offset, log.end_offset) == (10, 20)
+        assert [(record.offset, record.value) for record in log] == list(enumerate(sent))[10:]
+        assert log.recovery.lost == ()
+        log.close()
