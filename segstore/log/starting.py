@@ -100,6 +100,8 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
         # After a power cut its register may not say that it promised any of it.
         writer.park_tail()
     writer.take_over(found.from_tail, 0 if found.reader is None else found.reader.end_position)
+    if end_offset < min(found.plan.vouch, writer.written_end):
+        writer.sync_segments()  # they were promised there, and are again
     stray = set_stray_aside(disk, found, writer.end_offset)
     if stray is not None:
         cuts.append(stray)

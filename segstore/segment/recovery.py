@@ -26,6 +26,9 @@ and cutting it is what keeps the survivors a prefix, even if intact frames follo
 A log that just ends below the vouch, between two frames, has a bad spot at its end too, unless
 the tail still holds what follows: else the offsets that are gone would be given out again.
 
+Where the tail still has all from some offset on, what was promised and what stands behind it, a
+bad spot there is TORN whatever vouches for it: its records come from the tail, and none is lost.
+
 What the tail promised by itself vouches for no segment: there it may be torn, and the tail has it.
 Only if that has it no more, it is lost as well.
 """
@@ -245,6 +248,9 @@ def _plan_segments(
     segments: Sequence[ScannedSegment], vouch: int, end_offset: int, staged: range
 ) -> Plan:
     vouch = max([vouch, *(segment.vouch for segment in segments)])
+    # What the tail has all of needs no segment: a bad spot there is cut, and the tail goes on.
+    reach = max([vouch, *(segment.state.end_offset for segment in segments)])
+    held = min(vouch, staged.start) if reach <= staged.stop else vouch
     findings: list[Finding] = []
     for number, segment in enumerate(segments):
         spots = list(segment.damage)
@@ -258,7 +264,7 @@ def _plan_segments(
             end = spot.end_offset
             if end is None and number + 1 < len(segments):
                 end = segments[number + 1].state.base_offset
-            verdict = judge(spot.offset, vouch, is_followed=end is not None)
+            verdict = judge(spot.offset, held, is_followed=end is not None)
             if end is None:
                 end = max(_resumes_at(spot.offset, vouch, staged), spot.offset)
             base_offset = segment.state.base_offset

@@ -436,3 +436,35 @@ def test_a_tail_that_waits_is_synced_soon(disk: MemoryDisk) -> None:
     for _ in range(5):
         log.append(b"in the tail again")
     assert disk.size_of(FIRST) == size_bytes
+
+
+@pytest.mark.parametrize("left", ["nothing", "half", "a flipped bit"])
+def test_what_a_segment_lost_and_the_tail_still_has_is_promised_as_before(
+    disk: MemoryDisk, left: str
+) -> None:
+    """Also through a power cut right behind the opening that took it from there."""
+    log = begun(disk)
+    kept = disk.contents()[FIRST]
+    sent = [b"first", *append_durably(log, 10)]
+    log.close()
+    segment = disk.contents()[FIRST]
+    if left == "half":
+        kept = segment[: (len(kept) + len(segment)) // 2]
+    elif left == "a flipped bit":
+        kept = segment[:-8] + bytes([segment[-8] ^ 1]) + segment[-7:]
+    damaged_disk = MemoryDisk.of({**disk.contents(), FIRST: kept})
+    assert values(Log(damaged_disk, "r", CONFIG)) == sent
+    crashes = [damaged_disk.unsynced()]
+    damaged_disk.watch = lambda disk, _: crashes.append(disk.unsynced())
+    log = Log(damaged_disk, "a", CONFIG)
+    for _ in range(3):
+        log.append(b"y" * 100)
+    crashes.append(damaged_disk.unsynced())
+    assert values(log)[:11] == sent
+    assert log.durable_offset == 11
+    random = Random(7)
+    for unsynced in crashes:
+        for _ in range(9):
+            log = Log(unsynced.sample(random), "a", CONFIG)
+            assert values(log)[:11] == sent
+            assert not log.recovery.lost

@@ -123,3 +123,25 @@ def test_at_most_the_last_finding_is_torn():
             found = plan([scanned(0, 20, damage=[spot(*s) for s in damage])], vouch, 0)
             verdicts = [finding.verdict for finding in found.findings]
             assert Verdict.TORN not in verdicts[:-1]
+
+
+@pytest.mark.parametrize(
+    ("staged", "verdict"),
+    [
+        (range(5, 12), Verdict.TORN),  # has all of it: nothing is lost
+        (range(3, 9), Verdict.TORN),
+        (range(5, 8), Verdict.CUT_OFF),
+        (range(6, 12), Verdict.CUT_OFF),
+    ],
+)
+@pytest.mark.parametrize("followed_to", [None, 8, 9, 20])
+def test_what_the_tail_has_all_of_is_not_lost(staged, verdict, followed_to):
+    damage = [spot(5, followed_to and 7)]
+    found = plan([scanned(0, followed_to or 5, damage=damage)], 9, 0, staged)
+    if verdict is Verdict.CUT_OFF and followed_to:
+        verdict = Verdict.DAMAGE
+    if followed_to == 20:  # and the tail ends before
+        verdict = Verdict.DAMAGE
+    assert found.findings[0].verdict is verdict
+    if verdict is Verdict.TORN:
+        assert (found.keep, found.next_offset, found.cut) == (1, 5, damage[0])
