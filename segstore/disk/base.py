@@ -42,6 +42,9 @@ class Mapping(Protocol):
     def wake(self, at: int) -> None:
         """Wake everybody, in any process, who waits for the u32 at `at`."""
 
+    def uncache(self) -> None:
+        """A hint that nothing looks into it now, so that `File.uncache` reaches its pages."""
+
     def close(self) -> None:
         """Give the memory back, as soon as nothing looks into it any more."""
 

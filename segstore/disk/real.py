@@ -65,6 +65,11 @@ class OsMapping(Handle):
         if self._futex is not None:
             self._futex.wake(at)
 
+    def uncache(self) -> None:
+        """By madvise: the pages stay in the cache, and come back when they are looked at."""
+        with suppress(OSError):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     @property
     def _futex(self) -> Futex | None:
         if self._futex_made is None and self._is_writable:

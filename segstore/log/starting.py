@@ -99,6 +99,8 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
     if found.reader is not None and found.reader.offsets().stop > segments_durable_offset:
         # After a power cut its register may not say that it promised any of it.
         writer.park_tail()
+    elif tail is not None:
+        tail.uncache()
     writer.take_over(found.from_tail, 0 if found.reader is None else found.reader.end_position)
     if end_offset < min(found.plan.vouch, writer.written_end):
         writer.sync_segments()  # they were promised there, and are again

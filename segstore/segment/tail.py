@@ -144,10 +144,7 @@ class Tail:
             header = decode_file_header(file.read(FILE_HEADER_BYTES, 0), KIND_TAIL)
             if write:  # a copy may have holes, and a store into one on a full disk is SIGBUS
                 file.allocate(TAIL_BYTES)
-                # Whoever wrote or read much of it at once, as `cp` does, left it in the cache in
-                # large pieces, and a sync brings all of a piece to the device.
-                file.sync(data_only=True)
-                file.uncache(TAIL_BYTES, 0)
+                file.sync(data_only=True)  # for `uncache`, too
             tail = cls(file, header)
             if not write:  # who only reads needs no more than the mapping
                 file.close()
@@ -202,6 +199,16 @@ class Tail:
             register.set(min(end_offset, register.read() or 0))
         self.epoch.advance((self.epoch.read() or 0) + 1)
         self.sync()
+
+    def uncache(self) -> None:
+        """Have the cache forget it, of which nothing is needed: the segments have it durably.
+
+        Whoever wrote or read much of it at once, as `cp` does, left it in the cache in large
+        pieces, and a sync brings all of a piece to the device. But after a failed sync the cache
+        may be all that has a record.
+        """
+        self._mapping.uncache()
+        self._file.uncache(TAIL_BYTES, 0)
 
     def sync(self) -> None:
         """Bring the tail to the device."""

@@ -142,6 +142,12 @@ class DiskConformance:
         file.sync()
         seen.wait(8, 0, 0.01)  # returns by itself
         mapping.wake(8)
+        mapping.view[8] = 7
+        mapping.uncache()
+        file.uncache(PAGE_BYTES, 0)
+        assert mapping.view[8] == seen.view[8] == 7
+        mapping.view[8] = 8
+        assert reader.read(1, 8) == b"\x08"
         seen.close()
         mapping.close()
         reader.close()

@@ -250,6 +250,10 @@ class FaultyMapping:
         """As inside."""
         self._inner.wake(at)
 
+    def uncache(self) -> None:
+        """As inside; it never fails."""
+        self._inner.uncache()
+
     def close(self) -> None:
         """As inside; closing never fails."""
         self._inner.close()

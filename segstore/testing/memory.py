@@ -16,7 +16,8 @@ less than any one file system does):
 
 A failed sync may leave the device with the old bytes and the cache with the new ones, marked
 clean, so that no later sync brings them (`MemoryFile.drop_unsynced`): that is what ext4 and XFS
-do. A page counts as dirty again once it is written again.
+do. A page counts as dirty again once it is written again; and `uncache` has the cache forget
+clean ones that nobody has mapped, so that they are as on the device.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class _Node:
         self.dropped_pages: set[int] = set()
         self.locks: dict[MemoryFile, bool] = {}  # whether it is shared, by who holds it
         self.map_count = 0
+        self.idle_maps: list[MemoryMapping] = []  # that nobody looks into for now
         self.seen = b""  # the mapped bytes at the last look, while map_count is above 0
 
     def copy(self) -> _Node:
@@ -124,6 +126,21 @@ class _Node:
             _resize(self.device, change.size_bytes)
         self.unsynced = []
 
+    def forget(self, size_bytes: int, position: int) -> None:
+        """What is clean is read from the device again, unless somebody looks into it."""
+        if len(self.idle_maps) == self.map_count:
+            for page in sorted(self.dropped_pages):
+                at = page * PAGE_BYTES
+                end = min(at + PAGE_BYTES, len(self.device))
+                if position <= at and end <= position + size_bytes:
+                    self.data[at:end] = self.device[at:end]
+                    self.dropped_pages.remove(page)
+            if self.map_count:
+                self.seen = bytes(self.data)
+        for mapping in self.idle_maps:
+            mapping.come_back()
+        self.idle_maps = []
+
 
 def _resize(data: bytearray, size_bytes: int) -> None:
     del data[size_bytes:]
@@ -145,6 +162,7 @@ class MemoryMapping:
         self._disk = disk
         self._node = node
         self._is_open = True
+        self._is_idle = False
         node.look()
         if node.map_count == 0:
             node.seen = bytes(node.data)
@@ -159,6 +177,16 @@ class MemoryMapping:
     def wake(self, at: int) -> None:
         """Nobody sleeps for long."""
 
+    def uncache(self) -> None:
+        """Until the cache was asked to forget."""
+        if self._is_open and not self._is_idle:
+            self._is_idle = True
+            self._node.idle_maps.append(self)
+
+    def come_back(self) -> None:
+        """Whoever maps it looks into it again."""
+        self._is_idle = False
+
     def close(self) -> None:
         """Give the view back."""
         if not self._is_open:
@@ -166,6 +194,8 @@ class MemoryMapping:
         self._is_open = False
         self._node.look()
         self._node.map_count -= 1
+        if self._is_idle:
+            self._node.idle_maps.remove(self)
         with suppress(BufferError):  # somebody still looks into it
             self.view.release()
 
@@ -223,7 +253,10 @@ class MemoryFile:
             node.note(size_bytes, b"")
 
     def uncache(self, size_bytes: int, position: int) -> None:
-        """Nothing: a power cut may keep any part of what is unsynced anyway."""
+        """Of what is unsynced a power cut may keep any part anyway; what is clean is forgotten."""
+        node = self._open_node()
+        node.look()
+        node.forget(size_bytes, position)
 
     def sync(self, *, data_only: bool = False) -> None:  # noqa: ARG002
         """Bring data, stores into mappings, and size to the device."""

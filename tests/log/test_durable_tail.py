@@ -468,3 +468,24 @@ def test_what_a_segment_lost_and_the_tail_still_has_is_promised_as_before(
             log = Log(unsynced.sample(random), "a", CONFIG)
             assert values(log)[:11] == sent
             assert not log.recovery.lost
+
+
+def test_what_a_failed_sync_left_in_the_cache_only_is_not_forgotten(disk: MemoryDisk) -> None:
+    """Its pages are marked clean, and whoever lets go of them gets what the device has."""
+    begun(disk).close()
+    faulty = FaultyDisk(disk)
+    log = Log(faulty, "a", CONFIG)
+    log.append(b"written")
+    faulty.faults = [Fault("sync", faulty.counts["sync"] + 1, errno.EIO, drops_data=True)]
+    with pytest.raises(SyncFailedError):
+        log.append(b"failed", durability="durable")
+    with pytest.raises(SyncFailedError):
+        log.close()
+    for left in (disk.after_kill(), disk):
+        assert values(Log(left.after_kill(), "r", CONFIG)) == [b"first", b"written", b"failed"]
+        log = Log(left, "a", CONFIG)
+        assert values(log) == [b"first", b"written", b"failed"]
+        assert log.sync() == 3
+        for cut in cuts(left):
+            assert values(Log(cut, "a", CONFIG)) == [b"first", b"written", b"failed"]
+        log.close()
