@@ -1,6 +1,6 @@
-"""T10: a snapshot taken while threads and another process write, roll, compress and sweep holds
-everything acknowledged before the call; a plain copy made meanwhile opens, and every record in
-it is right, or reported as missing.
+"""T10: a snapshot taken while threads and another process write, roll, compress, sweep and trim
+holds everything acknowledged before the call; a plain copy made meanwhile opens, and every record
+in it is right, or reported as missing.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ def append_some(log: segstore.Log, turn: int) -> int:
     """One append of some kind; the end offset acknowledged."""
     time.sleep(0.0005)  # or reading the copies would take longer than making them
     end = log.end_offset
+    if turn % 64 == 0:  # to the middle of what the tail holds, more often than not
+        log.trim(max(log.start_offset, end - turn % 30))
     if turn % 4 == 0:
         offsets = range(end, end + turn % 40 + 1)
         log.append_many([value_of(o) for o in offsets], keys=[key_of(o) for o in offsets])
@@ -178,7 +180,9 @@ def _copy(path: str, target: str, random: Random) -> None:
     os.mkdir(target)
     names = os.listdir(path)
     random.shuffle(names)
+    pause_s = random.choice((0.0, 0.001, 0.005))
     for name in names:
+        time.sleep(pause_s)
         with suppress(FileNotFoundError):
             shutil.copyfile(os.path.join(path, name), os.path.join(target, name))
 
