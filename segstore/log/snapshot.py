@@ -23,7 +23,7 @@ from segstore.log.consumer import registered
 from segstore.log.lock import leave_lock, take_lock
 from segstore.log.truncation import begin_truncation, pending_truncation
 from segstore.log.view import LogView
-from segstore.segment.catalog import Segment
+from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.source import READ_BYTES
 from segstore.segment.tail import Tail
@@ -116,9 +116,9 @@ def _build(
 def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int) -> SnapshotReport:
     epoch, ends_at = view.epoch(), pending_truncation(view.disk)
     view.refresh()
-    catalog = view.catalog
     start_offset, acknowledged = view.start_offset(), view.end_offset()
     staged = _staged(view)
+    catalog, written_end = _segments(view)
     end_offset = start_offset
     linked_count = copied_bytes = following = 0
     while following < len(catalog):
@@ -147,14 +147,13 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
             and (view.disk.size_of(segment.data_name) or 0) < FILE_HEADER_BYTES
         ):
             continue  # a roll that was killed in the middle
-        written_end = view.written_end()
         behind = staged if is_last else _NOTHING
         copied, end_offset = _copy_growing(view, segment, target, written_end, behind)
         copied_bytes += copied
         if is_last and end_offset < written_end:
             # Rolled since the look at the segments, maybe in the middle of a batch: its rest too.
             view.refresh()
-            catalog = view.catalog
+            catalog, written_end = _segments(view)
             following = catalog.find(segment.base_offset) + 1
     if end_offset < acknowledged:
         raise _ChangedError("records that it ended with are gone")
@@ -172,6 +171,17 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
     if view.epoch() != epoch or pending_truncation(view.disk) != ends_at:
         raise _ChangedError("the log was truncated")
     return SnapshotReport(path, start_offset, end_offset, linked_count, copied_bytes)
+
+
+def _segments(view: LogView) -> tuple[Catalog, int]:
+    """The segments that are known, and up to where they are to be copied.
+
+    Asked for together: a copy that goes on to where the log ends by then never catches up with a
+    writer that is faster. A segment that a write under way begins is not known yet.
+    """
+    catalog, written_end = view.catalog, view.written_end()
+    begun = {s.base_offset for s in catalog.segments if s.base_offset > written_end}
+    return catalog.without(begun), written_end
 
 
 def _copy_growing(

@@ -253,3 +253,31 @@ def test_a_log_is_copied_although_the_tail_is_drained_at_every_look(
         with segstore.open(path, "r") as reader:
             assert reader.snapshot(tmp_path / "copy").end_offset == 10
     assert readable(str(tmp_path / "copy")) == [(number, b"%d" % number) for number in range(10)]
+
+
+def test_a_copy_does_not_run_after_a_writer_that_is_faster(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = snapshot_module._copy_growing
+    copied = []
+
+    def copy_growing(view: Any, segment: Any, *arguments: Any, **options: Any) -> tuple[int, int]:
+        copied.append(segment.base_offset)
+        assert len(copied) < 10
+        roll()
+        return real(view, segment, *arguments, **options)
+
+    def roll() -> None:  # without a seal, which takes the device longer
+        assert log._writer is not None
+        log._writer.roll()
+        log.append_many(LARGE)
+
+    monkeypatch.setattr(snapshot_module, "_copy_growing", copy_growing)
+    with segstore.open(path, background=False) as log:
+        log.append_many(LARGE)
+        monkeypatch.setattr(log._writer, "_unsealed_count_max", 100)
+        roll()
+        with segstore.open(path, "r") as reader:
+            assert reader.snapshot(tmp_path / "copy").end_offset == 2 * len(LARGE)
+    assert copied == [0, len(LARGE)]
+    assert [value for _, value in readable(str(tmp_path / "copy"))] == LARGE + LARGE
