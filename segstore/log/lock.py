@@ -37,7 +37,7 @@ def take_lock(disk: Disk) -> File:
         except LockHeldError:
             # A log of this process that was abandoned holds it until it is collected.
             gc.collect()
-            _outwait_looks(file)
+            _outwait_looks(disk, file)
         started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         with suppress(OSError):  # a full disk must not keep the log from opening
             file.truncate(0)
@@ -51,7 +51,7 @@ def take_lock(disk: Disk) -> File:
     return file
 
 
-def _outwait_looks(file: File) -> None:
+def _outwait_looks(disk: Disk, file: File) -> None:
     """Lock a file that nobody but `is_writer_there` may have.
 
     Raises:
@@ -63,8 +63,8 @@ def _outwait_looks(file: File) -> None:
             file.lock()
             return
         except LockHeldError:
-            file.lock(shared=True)  # only beside looks, which share it
-            if time.monotonic() > deadline:
+            # By another file: two that wait here and share this one would keep each other out.
+            if is_writer_there(disk) or time.monotonic() > deadline:
                 raise
             time.sleep(_POLL_S)
 

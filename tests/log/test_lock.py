@@ -76,6 +76,25 @@ def test_readers_that_look_for_a_writer_keep_none_from_opening_the_log(path):
     assert not is_writer_there(OsDisk(path))
 
 
+def test_who_waits_for_a_look_to_end_keeps_nobody_else_from_the_log(path, monkeypatch):
+    segstore.open(path).close()
+    look = OsDisk(path).open("lock")
+    look.lock(shared=True)
+    other = OsDisk(path).open("lock")
+    has_locked = []
+
+    def sleep(_: float) -> None:
+        look.close()
+        other.lock()
+        has_locked.append(True)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(LogLockedError):
+        segstore.open(path)
+    assert has_locked
+    other.close()
+
+
 def test_a_stopped_writer_keeps_its_lock(path, holder):
     os.kill(holder.pid, signal.SIGSTOP)
     try:
