@@ -45,6 +45,8 @@ _RECOVERY_POINT_AT = _SEGMENTS_DURABLE_AT + 32
 _EPOCH_AT = _RECOVERY_POINT_AT + 32
 _TAIL_DURABLE_AT = _EPOCH_AT + 32
 _ALL_ONES = 2**64 - 1
+# A writer that died in the middle of a store leaves one copy as it is.
+_LOOKS_MAX = 4
 
 
 class Register:
@@ -62,12 +64,33 @@ class Register:
         """
         try:
             first, first_mark, second, second_mark = self._words.tolist()
+            if (
+                first ^ first_mark == _ALL_ONES
+                and second ^ second_mark == _ALL_ONES
+                and first <= OFFSET_MAX
+                and second <= OFFSET_MAX
+            ):
+                return first if first > second else second
+            return self._read_again()
         except ValueError:  # released in another thread
             raise LogClosedError() from None
-        is_second_whole = second ^ second_mark == _ALL_ONES and second <= OFFSET_MAX
-        if first ^ first_mark != _ALL_ONES or first > OFFSET_MAX:
-            return second if is_second_whole else None
-        return max(first, second) if is_second_whole else first
+
+    def _read_again(self) -> int | None:
+        """The number, after a look in the middle of a store.
+
+        Whoever stood still between two words, while the writer went on, may have a half of each
+        copy; then neither counts, or the older one.
+        """
+        whole: list[int] = []
+        for _ in range(_LOOKS_MAX):
+            first, first_mark, second, second_mark = self._words.tolist()
+            copies = (first, first_mark), (second, second_mark)
+            whole = [
+                value for value, mark in copies if value ^ mark == _ALL_ONES and value <= OFFSET_MAX
+            ]
+            if len(whole) == len(copies):
+                break
+        return max(whole, default=None)
 
     def token(self) -> bytes:
         """Something that changes when the number does, at the price of one copy."""
