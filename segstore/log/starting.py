@@ -165,8 +165,8 @@ def truncate(
             writer.fail(
                 StorageError(
                     getattr(error, "errno", errno.EINTR),
-                    f"a truncation to offset {end_offset} was committed and could not be carried "
-                    f"out ({error!r}); close the log and open it again, which does",
+                    f"{disk.path}: a truncation to offset {end_offset} was committed and could not "
+                    f"be carried out ({error!r}); close the log and open it again, which does",
                 )
             )
         raise

@@ -159,7 +159,7 @@ class LogWriter:
         """
         if not self.manager.is_in_place():
             with self._append_lock:
-                self.fail(_deleted())
+                self.fail(_deleted(self.manager.path))
             self._check_failure()
 
     def append(
@@ -729,7 +729,7 @@ class LogWriter:
     def _fail_halfway(self) -> None:
         self._is_halfway = True
         with self._append_lock:
-            self.fail(_interrupted())
+            self.fail(_interrupted(self.manager.path))
 
     def _sync_failed(self, error: OSError) -> SyncFailedError:
         failure = SyncFailedError(
@@ -755,11 +755,11 @@ def _foreign() -> LogClosedError:
     )
 
 
-def _deleted() -> StorageError:
+def _deleted(path: str) -> StorageError:
     return StorageError(
         errno.ESTALE,
-        "the log was deleted while it was open, or another one put in its place, so that what was "
-        "appended since is nowhere; close it and open it again",
+        f"{path}: the log was deleted while it was open, or another one put in its place, so that "
+        "what was appended since is nowhere; close it and open it again",
     )
 
 
@@ -779,7 +779,7 @@ class _Gate:
         writer._check_failure()
         if self.is_entered:
             writer._is_halfway = True
-            writer.fail(_interrupted())
+            writer.fail(_interrupted(writer.manager.path))
             writer._check_failure()
         buffer = writer.buffer
         buffer.is_open = False
@@ -798,15 +798,15 @@ class _Gate:
             elif writer._is_unsettled and writer._failure is None:
                 # A RecursionError, for one, or what a signal handler raised.
                 writer._is_halfway = True
-                writer.fail(_interrupted(error))
+                writer.fail(_interrupted(writer.manager.path, error))
             self.is_entered = False
             writer.buffer.is_open = writer._failure is None
 
 
-def _interrupted(error: BaseException | None = None) -> StorageError:
+def _interrupted(path: str, error: BaseException | None = None) -> StorageError:
     why = "by Ctrl-C, or by an error such as a MemoryError" if error is None else f"by {error!r}"
     return StorageError(
         errno.EINTR,
-        f"an append or a sync was interrupted halfway ({why}); what was acknowledged is safe. "
-        "Close the log and open it again",
+        f"{path}: an append or a sync was interrupted halfway ({why}); what was acknowledged is "
+        "safe. Close the log and open it again",
     )

@@ -116,6 +116,7 @@ def check_interrupt(path: Path, name: str, step: int, error: type[BaseException]
         assert {value[:3] for value in new} <= {b"try", b"aft", known[11]}
         if offset is None:
             assert any(why in said for why in ("was interrupted", "a truncation", "a sync failed"))
+            assert f"{log.path}: " in said
             assert was_interrupted
         else:
             assert found[offset] == b"after"
