@@ -106,7 +106,9 @@ def open_log(
             f"config is a LogConfig or the path of a TOML file, not {type(config).__name__}; "
             "single options are arguments of their own"
         )
-    hint = "it may still be open to reading (mode='r')" if mode == "a" else ""
+    hint = ""
+    if mode == "a" and os.path.isdir(path):
+        hint = "it may still be open to reading (mode='r')"
     with storage_errors(f"{path} can't be opened", if_denied=hint):
         if mode == "r" and not is_directory(path):
             raise LogNotFoundError(f"{path} is no directory, so there is no log to read")

@@ -173,6 +173,9 @@ def test_a_user_who_may_only_read_is_told_what_takes_more(shared):
     said = said_by_another_user(lambda: segstore.open(shared))
     assert said.startswith("StorageError:")
     assert "mode='r'" in said
+    said = said_by_another_user(lambda: segstore.open(shared / "new"))  # which nobody can read
+    assert said.startswith("StorageError:")
+    assert "mode='r'" not in said
     assert {file.name: file.read_bytes() for file in shared.iterdir()} == before
 
 
