@@ -12,6 +12,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from segstore.format.framelayout import TIMESTAMP_MAX
+
+# Append times are stored as int64, and a damaged or forged one may be the last of them: from here
+# on the clock runs for 36 years.
+_START_MAX = TIMESTAMP_MAX - 2**60
+
 
 class EngineClock:
     """Nanoseconds since the epoch that never step back or jump."""
@@ -24,7 +30,7 @@ class EngineClock:
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._monotonic_ns = monotonic_ns
-        self._base = max(wall_ns(), last_append_time) - monotonic_ns()
+        self._base = max(wall_ns(), min(last_append_time, _START_MAX)) - monotonic_ns()
 
     def now(self) -> int:
         """The time."""

@@ -618,3 +618,21 @@ def test_a_copy_whose_segment_ends_below_the_log_start_has_each_record_at_its_of
         assert [(record.offset, record.value) for record in log] == list(enumerate(sent))[10:]
         assert log.recovery.lost == ()
         log.close()
+
+
+def test_a_log_whose_last_append_time_is_the_last_there_is_goes_on():
+    """By damage that a checksum does not show; behind it the clock of the engine still runs."""
+    config = LogConfig.of(OPTIONS, environment={})
+    disk = MemoryDisk()
+    log = Log(disk, "a", config)
+    writer = log._appending()
+    writer._clock.now = lambda: 2**63 - 1
+    log.append_many([b"a" * 50] * 10)
+    log.close()
+    for end in (11, 12):
+        with Log(disk, "a", config) as log:
+            assert log.append(b"next") == end - 1
+            log.sync()
+            assert len(list(log)) == end
+            log.roll()
+            log.compress()
