@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import time
+from contextlib import suppress
 
 from segstore.disk import Disk, File, LockHeldError
 from segstore.format.fileheader import KIND_START, FileHeader
-from segstore.format.names import START
+from segstore.format.names import DOORBELL, START
 from segstore.segment.checkpointfile import CheckpointFile
 
 _POLL_S = 0.001
@@ -69,6 +70,10 @@ class HeldStart:
     truncation that has moved it back already was taking. No order of steps does without a lock:
     each would have to see the other's intent first.
 
+    Everybody comes in by a gate, which whoever wants it alone shuts behind them: consumers that all
+    commit as fast as they can would never leave a moment without any. The gate is the doorbell
+    file, and a log without one does without a gate.
+
     Twice in one statement, as an interrupt on the way out of one leaves it to the other to let go:
 
         with HeldStart(disk) as held, held:
@@ -78,7 +83,7 @@ class HeldStart:
         self._disk = disk
         self._shared = shared
         self._timeout_s = timeout_s
-        self._file: File | None = None
+        self._files: list[File] = []
 
     def __enter__(self) -> HeldStart:
         """Wait for the lock, unless it is held here already.
@@ -86,23 +91,32 @@ class HeldStart:
         Raises:
             OSError: somebody else held it for all of the time.
         """
-        if self._file is None:
+        if not self._files:
+            deadline = time.monotonic() + self._timeout_s
             try:
-                self._file = self._disk.open(START)
-                self._wait_for(self._file)
-            except FileNotFoundError:  # lost; the next writer makes it
-                pass
+                self._lock(DOORBELL, deadline)
+                gate_count = len(self._files)
+                self._lock(START, deadline)  # lost where there is none; the next writer makes it
+                if self._shared:
+                    self._close(self._files[:gate_count])
             except BaseException:
                 self.__exit__()
                 raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._close(self._files)
 
-    def _wait_for(self, file: File) -> None:
-        deadline = time.monotonic() + self._timeout_s
+    def _close(self, files: list[File]) -> None:
+        for file in files:
+            file.close()
+
+    def _lock(self, name: str, deadline: float) -> None:
+        with suppress(FileNotFoundError):
+            self._files.append(self._disk.open(name))
+            self._wait_for(self._files[-1], deadline)
+
+    def _wait_for(self, file: File, deadline: float) -> None:
         while True:
             try:
                 file.lock(shared=self._shared)

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -544,3 +545,33 @@ def test_the_catalog_and_the_directory_agree_after_every_pass(path: str) -> None
                 s.base_offset for s in log.segments()
             ]
             assert sum(s.size_bytes for s in log.segments()) <= 2000
+
+
+def test_consumers_that_commit_all_the_time_leave_room_for_retention_and_truncation(
+    path: str,
+) -> None:
+    """At no moment is there none of them; whoever waits shuts the gate behind those there are."""
+    with segstore.open(path, background=False) as log:
+        first = HeldStart(log._disk, shared=True)
+        first.__enter__()
+        is_in = threading.Event()
+
+        def wait() -> None:
+            with HeldStart(log._disk, 10) as held, held:
+                is_in.set()
+
+        def keep_coming() -> None:
+            for _ in range(1000):
+                with HeldStart(log._disk, 0.01, shared=True) as later, later:
+                    time.sleep(0.001)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        with pytest.raises(OSError, match="registered"):
+            keep_coming()
+        assert not is_in.is_set()
+        first.__exit__()
+        waiting.join(10)
+        assert is_in.is_set()
+        with log.consumer("c") as consumer:
+            assert consumer.poll() == []
