@@ -44,7 +44,7 @@ from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.reader import SegmentReader
 from segstore.segment.recovery import Plan, ScannedSegment, Verdict, plan, scan_segment
 from segstore.segment.tail import FRAMES_POSITION, Tail
-from segstore.segment.tailreader import Staged, TailReader, stray_offset
+from segstore.segment.tailreader import Staged, TailReader, read_tail, stray_offset
 
 # Without any of these errors the file system can allocate; with them small appends do without.
 _CANT_ALLOCATE = {
@@ -149,8 +149,7 @@ def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | Non
         tail = None
     if tail is not None and log_id is not None:
         reader = TailReader(tail.view, log_tag(log_id))
-    # Before the segments: a writer at work drains it into these.
-    staged = Staged(0, [], [], []) if reader is None else reader.read_all()
+    staged = read_tail(reader)
     run = catalog.unsealed_run()
     scanned = [
         scan_segment(

@@ -27,13 +27,11 @@ from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.source import READ_BYTES
 from segstore.segment.tail import Tail
-from segstore.segment.tailreader import Staged
+from segstore.segment.tailreader import NO_RECORDS, Staged, read_tail
 
 # Hidden, so that nobody has a log of that name.
 BUILDING_NAME = ".{}.snapshot"
 ATTEMPT_COUNT_MAX = 20
-
-_NOTHING = Staged(0, [], [], [])
 
 
 class _ChangedError(Exception):
@@ -117,7 +115,7 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
     epoch, ends_at = view.epoch(), pending_truncation(view.disk)
     view.refresh()
     start_offset, acknowledged = view.start_offset(), view.end_offset()
-    staged = _staged(view)
+    staged = read_tail(view.tail)
     catalog, written_end = _segments(view)
     end_offset = start_offset
     linked_count = copied_bytes = following = 0
@@ -147,7 +145,7 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
             and (view.disk.size_of(segment.data_name) or 0) < FILE_HEADER_BYTES
         ):
             continue  # a roll that was killed in the middle
-        behind = staged if is_last else _NOTHING
+        behind = staged if is_last else NO_RECORDS
         copied, end_offset = _copy_growing(view, segment, target, written_end, behind)
         copied_bytes += copied
         if is_last and end_offset < written_end:
@@ -202,7 +200,7 @@ def _copy_growing(
             end_offset = event.batch.end_offset
             damage = None
     if damage is None and end_offset < written_end:
-        staged = _NOTHING  # the rest is in a segment that was begun since
+        staged = NO_RECORDS  # the rest is in a segment that was begun since
     # The bytes as they are, damage and all: a copy is no place to lose what may be mended. But the
     # tail may still have what went bad at the end.
     if damage is not None and not staged.since(end_offset).values:
@@ -228,14 +226,6 @@ def _copy_growing(
     finally:
         file.close()
     return position, end_offset
-
-
-def _staged(view: LogView) -> Staged:
-    """The records in the tail, to be asked for first: what is drained later is in the segments.
-
-    The other way round a busy writer drains it between the two looks, every time.
-    """
-    return _NOTHING if view.tail is None else view.tail.read_all()
 
 
 def _copy_file(disk: Disk, name: str, target: Disk) -> int:

@@ -13,6 +13,7 @@ from segstore.log.view import LogView
 from segstore.segment.catalog import Segment
 from segstore.segment.checkpointfile import look_into
 from segstore.segment.reader import SegmentReader
+from segstore.segment.tailreader import read_tail
 
 
 def verify(view: LogView, found: RecoveryReport) -> VerifyReport:
@@ -25,7 +26,8 @@ def verify(view: LogView, found: RecoveryReport) -> VerifyReport:
         OSError: a file can't be read.
         UnsupportedFormatError: a frame is of a later format version.
     """
-    # Asked first, so that a segment which a writer at work starts meanwhile is in the listing.
+    staged = read_tail(view.tail)
+    # Before the listing, so that a segment which a writer at work starts meanwhile is in it.
     written_end = view.written_end()
     view.refresh()
     catalog = view.catalog
@@ -98,7 +100,7 @@ def verify(view: LogView, found: RecoveryReport) -> VerifyReport:
     # Where the tail had promised them, no segment tells of them until a writer goes on behind.
     lost += [part for part in found.lost if part.offsets.start >= view.end_offset()]
     return VerifyReport(
-        record_count + _staged(view, max(expected, written_end)),
+        record_count + len(staged.since(max(expected, written_end)).values),
         size_bytes,
         tuple(lost),
         tuple(notes),
@@ -151,11 +153,3 @@ def _header_notes(segment: Segment, reader: SegmentReader) -> list[str]:
     if reader.has_intact_header():
         return []
     return [f"the header of {segment.data_name} is damaged, which costs no record"]
-
-
-def _staged(view: LogView, offset: int) -> int:
-    """How many records stand in the tail only."""
-    count = 0
-    while view.tail is not None and (staged := view.tail.get(offset + count)) is not None:
-        count += len(staged.values)
-    return count

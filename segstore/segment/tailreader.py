@@ -81,6 +81,9 @@ class Staged(NamedTuple):
         return None if self.keys.count(None) == len(self.keys) else self.keys
 
 
+NO_RECORDS = Staged(0, [], [], [])
+
+
 class TailReader:
     """Looks into a tail that a writer, here or in another process, is storing into.
 
@@ -245,3 +248,12 @@ def stray_offset(reader: TailReader, log_tag: int, end_offset: int) -> int | Non
         if isinstance(decode_frame(memoryview(mended), 0, log_tag), RecordBatch):
             found.append(end_offset)
     return min(found, default=None)
+
+
+def read_tail(tail: TailReader | None) -> Staged:
+    """What is in the tail, if there is one; to be asked for before the segments are looked at.
+
+    What is drained later is in these then. The other way round a busy writer drains it between the
+    two looks.
+    """
+    return NO_RECORDS if tail is None else tail.read_all()

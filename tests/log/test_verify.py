@@ -5,6 +5,7 @@ import pytest
 
 import segstore
 from segstore.log import starting
+from segstore.segment.reader import SegmentReader
 
 OPTIONS = {"background": False, "compression": None, "segment_size": 8192, "batch_size": 1000}
 
@@ -31,6 +32,28 @@ def test_what_is_swapped_or_deleted_under_a_check_is_no_damage(path, mode, chang
         report = log.verify()
         assert report.lost == ()
         assert report.record_count in range(left, 601)
+        log.close()
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_what_is_drained_under_a_check_counts(path, mode, monkeypatch):
+    with segstore.open(path, **OPTIONS) as writer:
+        writer.append_many([b"x" * 100] * 100)
+        writer.sync()
+        for _ in range(10):
+            writer.append(b"staged")
+        log = writer if mode == "a" else segstore.open(path, "r")
+        has_header = SegmentReader.has_intact_header
+
+        def drain(reader):
+            if reader.base_offset == writer.segments()[-1].base_offset:
+                writer.append_many([b"later" * 200] * 2)
+                writer.append(b"over what was staged")
+            return has_header(reader)
+
+        monkeypatch.setattr(SegmentReader, "has_intact_header", drain)
+        report = log.verify()
+        assert (report.lost, report.record_count) == ((), 110)
         log.close()
 
 
