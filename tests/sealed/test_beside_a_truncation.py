@@ -74,7 +74,7 @@ def cut_back(log: Log) -> None:
 def test_a_snapshot_has_the_log_before_or_after(
     log: Log, reader: Log, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place, name in enumerate(("_copy_file", "_copy_growing", "_staged", "registered")):
+    for place, name in enumerate(("_copy_file", "_copy_growing", "read_tail", "registered")):
         log.truncate(-1)
         log.append_many(OLD)
         log.append(b"staged")
