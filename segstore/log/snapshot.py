@@ -178,8 +178,7 @@ def _segments(view: LogView) -> tuple[Catalog, int]:
     writer that is faster. A segment that a write under way begins is not known yet.
     """
     catalog, written_end = view.catalog, view.written_end()
-    begun = {s.base_offset for s in catalog.segments if s.base_offset > written_end}
-    return catalog.without(begun), written_end
+    return catalog.up_to(written_end), written_end
 
 
 def _copy_growing(

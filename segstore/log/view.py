@@ -353,11 +353,10 @@ class FileView:
 
     def _reached(self, catalog: Catalog) -> Catalog:
         """Without segments that are being made, or that a power cut left and no writer keeps."""
-        end = self.written_end()
-        hidden = {s.base_offset for s in catalog.segments if s.base_offset > end}
+        reached = catalog.up_to(self.written_end())
         # Both, as a writer that set them aside may have come to the same end with others.
         if self._tail is None or (
             self._tail.end.read() == self._loaded_end and self.epoch() == self._loaded_epoch
         ):
-            hidden |= self._unkept  # no writer has been at work since
-        return catalog.without(hidden)
+            return reached.without(self._unkept)  # no writer has been at work since
+        return reached

@@ -91,6 +91,10 @@ class Catalog:
         """A catalog without some segments."""
         return Catalog(s for s in self.segments if s.base_offset not in base_offsets)
 
+    def up_to(self, end_offset: int) -> "Catalog":
+        """A catalog without the segments that begin above an offset, as those being made do."""
+        return Catalog(s for s in self.segments if s.base_offset <= end_offset)
+
     def unsealed_run(self) -> int:
         """The number of the first segment behind which none is sealed."""
         number = len(self.segments)
