@@ -6,7 +6,7 @@ from struct import unpack_from
 from typing import Any, NamedTuple, SupportsIndex
 
 from segstore.errors import OffsetOutOfRangeError
-from segstore.format.buffers import as_int
+from segstore.format.buffers import as_offset
 from segstore.format.checksum import crc32c
 from segstore.format.framelayout import (
     BLOCK_BYTES,
@@ -156,7 +156,7 @@ class RecordBatch:
             ValueError: a column is not well formed, though its checksum holds.
         """
         if type(offset) is not int:
-            offset = as_int(offset, "an offset is an int")
+            offset = as_offset(offset)
         if not self.base_offset <= offset < self.end_offset:
             raise OffsetOutOfRangeError(offset, self.base_offset, self.end_offset, "the batch")
         header, data = self.header, self._data
@@ -176,7 +176,7 @@ class RecordBatch:
         Raises:
             TypeError: one of them is not an int.
         """
-        first, last = as_int(start, "an offset is an int"), as_int(stop, "an offset is an int")
+        first, last = as_offset(start), as_offset(stop)
         part = RecordBatch.__new__(RecordBatch)
         for name in RecordBatch.__slots__:
             setattr(part, name, getattr(self, name))

@@ -50,6 +50,15 @@ def as_int(number: SupportsIndex, what: str) -> int:
     raise TypeError(f"{what}, not {type(number).__name__}")
 
 
+def as_offset(offset: SupportsIndex) -> int:
+    """An offset as an int.
+
+    Raises:
+        TypeError: it is no whole number.
+    """
+    return as_int(offset, "an offset is an int")
+
+
 def padding(size_bytes: int) -> int:
     """How many zero bytes align `size_bytes` to 8."""
     return -size_bytes % ALIGNMENT_BYTES

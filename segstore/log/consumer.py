@@ -17,7 +17,7 @@ from segstore.errors import (
     storage_errors,
 )
 from segstore.format.batch import Record
-from segstore.format.buffers import as_int
+from segstore.format.buffers import as_int, as_offset
 from segstore.format.fileheader import KIND_CONSUMER, FileHeader
 from segstore.format.names import consumer_file, parse_consumer_file
 from segstore.log.arguments import checked_timeout, checked_timestamp
@@ -196,7 +196,7 @@ class Consumer(Handle):
         known = self._epoch
         self._check_open()
         if offset is not None:
-            offset = as_int(offset, "an offset is an int")
+            offset = as_offset(offset)
         value = self._position if offset is None else offset
         if value == self.committed and not self._is_doubtful:
             return

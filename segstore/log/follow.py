@@ -8,7 +8,7 @@ from typing import Literal, SupportsIndex
 from segstore.disk import Handle
 from segstore.errors import ConfigError, OffsetOutOfRangeError
 from segstore.format.batch import Record
-from segstore.format.buffers import as_int
+from segstore.format.buffers import as_offset
 from segstore.log.arguments import checked_timeout
 from segstore.log.reading import LogReader, OnDamage, check_errors
 from segstore.segment.doorbell import Doorbell
@@ -82,7 +82,7 @@ class Follower(Handle, Iterator[Record]):
 
     @position.setter
     def position(self, offset: SupportsIndex) -> None:
-        self._position = self._run_end = as_int(offset, "an offset is an int")
+        self._position = self._run_end = as_offset(offset)
         self._run = iter(())
 
     @property

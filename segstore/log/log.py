@@ -28,7 +28,7 @@ from segstore.errors import (
 )
 from segstore.format import checksum, kernel
 from segstore.format.batch import Record, RecordBatch
-from segstore.format.buffers import AnyBuffer, as_bytes, as_int, keep_freed_memory
+from segstore.format.buffers import AnyBuffer, as_bytes, as_int, as_offset, keep_freed_memory
 from segstore.format.fileheader import log_tag
 from segstore.format.names import consumer_file
 from segstore.log.arguments import checked_timestamp
@@ -444,7 +444,7 @@ class Log(Handle):
         """
         with self._keeping_house("the log can't be truncated") as writer:
             view = self._view()
-            start, after = view.start_offset(), as_int(after, "an offset is an int")
+            start, after = view.start_offset(), as_offset(after)
             end_offset = after + 1
             if not start <= end_offset <= view.end_offset():
                 raise OffsetOutOfRangeError(after, start, view.end_offset())

@@ -24,7 +24,7 @@ from segstore.errors import (
     storage_error,
 )
 from segstore.format.batch import Record, RecordBatch, records_of, values_of
-from segstore.format.buffers import as_int
+from segstore.format.buffers import as_offset
 from segstore.format.scanner import Damage, Frame
 from segstore.log.opensegments import OpenSegments
 from segstore.log.view import LogView
@@ -97,8 +97,8 @@ class LogReader:
             TypeError: one of them is not an int.
         """
         first, end = self.view.start_offset(), self.view.end_offset()
-        start = first if start is None else as_int(start, "an offset is an int")
-        stop = end if stop is None else as_int(stop, "an offset is an int")
+        start = first if start is None else as_offset(start)
+        stop = end if stop is None else as_offset(stop)
         if not first <= start <= end:
             raise OffsetOutOfRangeError(start, first, end)
         if stop < 0:
