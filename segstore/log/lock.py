@@ -78,16 +78,14 @@ def is_writer_there(disk: Disk) -> bool:
     """
     try:
         file = disk.open(LOCK)
-    except OSError:
-        return False
-    try:
-        file.lock(shared=True)
+        try:
+            file.lock(shared=True)
+        finally:
+            file.close()
     except LockHeldError:
         return True
     except OSError:
-        return False
-    finally:
-        file.close()
+        pass
     return False
 
 

@@ -249,8 +249,8 @@ def _plan_segments(
 ) -> Plan:
     vouch = max([vouch, *(segment.vouch for segment in segments)])
     # What the tail has all of needs no segment: a bad spot there is cut, and the tail goes on.
-    reach = max([vouch, *(segment.state.end_offset for segment in segments)])
-    held = min(vouch, staged.start) if reach <= staged.stop else vouch
+    needed_end = max([vouch, *(segment.state.end_offset for segment in segments)])
+    held = min(vouch, staged.start) if needed_end <= staged.stop else vouch
     findings: list[Finding] = []
     for number, segment in enumerate(segments):
         spots = list(segment.damage)

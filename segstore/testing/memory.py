@@ -75,7 +75,7 @@ class _Node:
         self.dropped_pages: set[int] = set()
         self.locks: dict[MemoryFile, bool] = {}  # whether it is shared, by who holds it
         self.map_count = 0
-        self.idle_maps: list[MemoryMapping] = []  # that nobody looks into for now
+        self.idle_maps: set[MemoryMapping] = set()  # that nobody looks into for now
         self.seen = b""  # the mapped bytes at the last look, while map_count is above 0
 
     def copy(self) -> _Node:
@@ -137,9 +137,7 @@ class _Node:
                     self.dropped_pages.remove(page)
             if self.map_count:
                 self.seen = bytes(self.data)
-        for mapping in self.idle_maps:
-            mapping.come_back()
-        self.idle_maps = []
+        self.idle_maps.clear()
 
 
 def _resize(data: bytearray, size_bytes: int) -> None:
@@ -162,7 +160,6 @@ class MemoryMapping:
         self._disk = disk
         self._node = node
         self._is_open = True
-        self._is_idle = False
         node.look()
         if node.map_count == 0:
             node.seen = bytes(node.data)
@@ -179,13 +176,8 @@ class MemoryMapping:
 
     def uncache(self) -> None:
         """Until the cache was asked to forget."""
-        if self._is_open and not self._is_idle:
-            self._is_idle = True
-            self._node.idle_maps.append(self)
-
-    def come_back(self) -> None:
-        """Whoever maps it looks into it again."""
-        self._is_idle = False
+        if self._is_open:
+            self._node.idle_maps.add(self)
 
     def close(self) -> None:
         """Give the view back."""
@@ -194,8 +186,7 @@ class MemoryMapping:
         self._is_open = False
         self._node.look()
         self._node.map_count -= 1
-        if self._is_idle:
-            self._node.idle_maps.remove(self)
+        self._node.idle_maps.discard(self)
         with suppress(BufferError):  # somebody still looks into it
             self.view.release()
 
