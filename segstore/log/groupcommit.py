@@ -11,6 +11,8 @@ import threading
 from collections import deque
 from operator import methodcaller
 
+from segstore.mutex import new_mutex
+
 # A turn is not held back any longer once nobody has come for so long.
 GATHER_S = 0.0002
 
@@ -37,7 +39,7 @@ class SyncTurn:
     """
 
     def __init__(self) -> None:
-        self._mutex = threading.Lock()
+        self._mutex = new_mutex()
         self._owner: int | None = None  # the thread that has it
         self._waiting: list[_Waiter] = []
         self._reached = 0

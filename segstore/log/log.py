@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +42,7 @@ from segstore.log.starting import start_writer, truncate
 from segstore.log.startoffset import HeldStart
 from segstore.log.view import FileView, LogView, WriterView
 from segstore.log.writer import LogWriter
+from segstore.mutex import new_recursive_mutex
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.doorbell import Doorbell
 from segstore.segment.state import NO_MAX
@@ -141,7 +141,7 @@ class Log(Handle):
         self._is_closed = False
         self._is_let_go = False
         # Of compressing, sweeping, trimming and truncating: one of them at a time.
-        self._housekeeping = threading.RLock()
+        self._housekeeping = new_recursive_mutex()
         self._lock_file: File | None = None
         self._writer: LogWriter | None = None
         self._maintenance: Maintenance | None = None
@@ -921,7 +921,7 @@ class Log(Handle):
     def _abandon(self) -> None:
         """In the child of a fork: never write."""
         self._reader.start_over()
-        self._housekeeping = threading.RLock()
+        self._housekeeping = new_recursive_mutex()
         if self._writer is not None:
             self._writer.abandon()
             self._maintenance = None

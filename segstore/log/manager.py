@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import threading
 import time
 from collections.abc import Callable, Sequence
 
 from segstore.disk import Disk
 from segstore.format.fileheader import KIND_SEGMENT, FileHeader, log_tag
 from segstore.format.frame import EncodedFrame
+from segstore.mutex import new_mutex
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.keys import key_filter_of, read_again
 from segstore.segment.state import Mark
@@ -48,7 +48,7 @@ class SegmentManager:
         self._index_interval_bytes = index_interval_bytes
         self._wall_ns = wall_ns
         self._monotonic = monotonic
-        self._catalog_lock = threading.Lock()
+        self._catalog_lock = new_mutex()
         self._rolled: list[SegmentWriter] = []
         self._first_record_at: float | None = None
         self.active: SegmentWriter

@@ -1,10 +1,10 @@
 """The segments that are open for reading, and what is kept of those that were."""
 
 import errno
-import threading
 from collections import OrderedDict
 from typing import NamedTuple, Protocol
 
+from segstore.mutex import new_mutex
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.reader import SegmentReader
 
@@ -41,7 +41,7 @@ class OpenSegments:
         self._files_max = files_max
         self._open: OrderedDict[int, _Kept] = OrderedDict()
         self._closed: OrderedDict[int, _Kept] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = new_mutex()
         self._clear_count = 0
         self._is_closed = False
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -42,6 +41,7 @@ from segstore.log.arguments import (
 from segstore.log.clock import EngineClock
 from segstore.log.groupcommit import SyncTurn
 from segstore.log.manager import SegmentManager
+from segstore.mutex import new_mutex
 from segstore.segment.tail import FRAMES_POSITION, Tail
 from segstore.segment.tailbuffer import STAGED_FRAME_BYTES_MAX, TailBuffer
 from segstore.segment.tailreader import Staged
@@ -93,9 +93,9 @@ class LogWriter:
         self._unsealed_count_max = unsealed_count_max
         self._bell = bell
         self._ring = ring
-        self._device_lock = threading.Lock()
+        self._device_lock = new_mutex()
         self._sync_turn = SyncTurn()
-        self._append_lock = threading.Lock()
+        self._append_lock = new_mutex()
         self._failure: SegstoreError | None = None
         self._is_halfway = False
         # Something was stored or written, and what is known here may not say so yet: until the
@@ -495,8 +495,8 @@ class LogWriter:
         self.buffer.is_open = False
         # A thread that was left behind in the parent may have these for ever. They can't be asked:
         # one that a thread had just waited for only says so once the thread goes on.
-        self._device_lock = threading.Lock()
-        self._append_lock = threading.Lock()
+        self._device_lock = new_mutex()
+        self._append_lock = new_mutex()
         self._failure = _foreign()
 
     def check_owner(self) -> None:
@@ -766,8 +766,8 @@ def _deleted(path: str) -> StorageError:
 class _Gate:
     """Shut in front of the plain append, which may not look at the lock (the kernel's).
 
-    ``with lock, gate``: nobody else gives out offsets or writes. The lock is taken by `with`
-    itself: an interrupt can come between any two steps in Python, and nobody would let go of it.
+    ``with lock, gate``: nobody else gives out offsets or writes. The lock is not taken in here: an
+    interrupt can come between any two steps in Python, and nobody would let go of it (`mutex`).
     """
 
     def __init__(self, writer: LogWriter) -> None:

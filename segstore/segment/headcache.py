@@ -1,9 +1,9 @@
 """What point reads keep of the frames they looked into."""
 
-import threading
 from collections import deque
 
 from segstore.format.pointread import Head
+from segstore.mutex import new_mutex
 
 # Of all heads together: those of some 10,000 full frames, or 1.2 GiB of records of 100 bytes.
 HEADS_BYTES_MAX = 48 * 1024 * 1024
@@ -24,7 +24,7 @@ class HeadCache:
         self.size_bytes = 0
         self._size_bytes_max = size_bytes_max
         self._order: deque[tuple[list[Head | None], int]] = deque()
-        self._lock = threading.Lock()
+        self._lock = new_mutex()
 
     def add(self, heads: list[Head | None], slot: int, head: Head) -> None:
         """Keep a head of a segment, in place of the oldest ones of any."""

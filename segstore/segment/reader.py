@@ -1,6 +1,5 @@
 """Reading one segment: by offset, by time and in order, from plain and compressed files alike."""
 
-import threading
 from collections.abc import Iterator
 from copy import copy
 from typing import NamedTuple
@@ -25,6 +24,7 @@ from segstore.format.keyfilter import KeyFilter
 from segstore.format.names import LZ4_INDEX_SUFFIX, RAW_INDEX_SUFFIX, segment_file
 from segstore.format.pointread import Head
 from segstore.format.scanner import Damage, Frame, Scanner, readable
+from segstore.mutex import new_mutex
 from segstore.segment.headcache import HeadCache
 from segstore.segment.indexfile import read_entries, unreadable_as_missing
 from segstore.segment.source import ChunkTable, Lz4Source, RawSource, Source, UnreadableError, scan
@@ -64,7 +64,7 @@ class SegmentReader:
         # Somebody else's active segment: its index file grows with it.
         self._may_grow = stamp is None and index is None and not is_compressed
         self._are_times_doubtful = stamp is None
-        self._growth_lock = threading.Lock()
+        self._growth_lock = new_mutex()
         self._is_compressed = is_compressed
         self._table: ChunkTable | None = None
         self.key_filter: KeyFilter | None = None

@@ -1,6 +1,5 @@
 """Looking into a tail that somebody, here or in another process, is storing into."""
 
-import threading
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -18,6 +17,7 @@ from segstore.format.framelayout import (
     has_magic,
 )
 from segstore.format.names import OFFSET_MAX
+from segstore.mutex import new_mutex
 from segstore.segment.tail import FRAMES_POSITION
 
 _FIRST_BODY_AT = FRAMES_POSITION + FRAME_HEADER_BYTES
@@ -103,7 +103,7 @@ class TailReader:
 
     def start_over(self) -> None:
         """Know nothing, and have a lock that nobody holds: in the child of a fork, too."""
-        self._lock = threading.Lock()  # of all that follows
+        self._lock = new_mutex()  # of all that follows
         self._forget()
 
     def get(self, offset: int, stop: int = OFFSET_MAX) -> Staged | None:
