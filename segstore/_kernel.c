@@ -554,8 +554,8 @@ iter_column(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 static bool
 is_plain_record_type(PyObject *candidate)
 {
-    /* From Python 3.14 on a tuple has further fields, which nobody has tried yet. */
-    if (PY_VERSION_HEX >= 0x030E0000 || Py_TYPE(candidate) != &PyType_Type) {
+    /* What a tuple has beside its items changes with the version: 3.15 is the last one known. */
+    if (PY_VERSION_HEX >= 0x03100000 || Py_TYPE(candidate) != &PyType_Type) {
         return false;
     }
     PyTypeObject *type = (PyTypeObject *)candidate;
@@ -629,6 +629,9 @@ make_record(PyTypeObject *type, PyObject *offset, PyObject *time, PyObject *key,
         Py_DECREF(value);
         return NULL;
     }
+#if PY_VERSION_HEX >= 0x030E0000
+    record->ob_hash = -1; /* not computed yet */
+#endif
     record->ob_item[0] = offset;
     record->ob_item[1] = time;
     record->ob_item[2] = key;

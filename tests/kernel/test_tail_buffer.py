@@ -509,7 +509,8 @@ def test_attributes_of_the_wrong_kind_are_refused(compiled):
             setattr(buffer, name, value)
         with pytest.raises((AttributeError, TypeError)):
             delattr(buffer, name)
-    assert buffer.append(b"x") < 0  # what was refused may read as -1, and leads nowhere
+    # Before Python 3.14, what was refused may read as -1, which leads nowhere.
+    assert buffer.append(b"x") <= 0
 
 
 def test_a_limit_behind_the_end_gives_no_room_that_is_not_there(compiled):
