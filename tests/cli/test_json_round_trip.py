@@ -77,7 +77,7 @@ def test_what_a_line_leaves_out_is_as_without_json(cli, tmp_path):
         (b'{"value": "x", "timestamp": true}', b"int of ns"),
         (b'{"value": "x", "timestamp": 9223372036854775808}', b"64 bits"),
         (b'{"value": "x", "timestamp": ' + b"9" * 5000 + b"}", b"digits"),
-        (b"[" * 100_000, b"recursion"),
+        (b"[" * 100_000, b"while decoding a JSON array"),
         (b'{"value": "\xff"}', b"utf-8"),
     ],
 )

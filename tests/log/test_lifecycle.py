@@ -382,7 +382,7 @@ def test_a_follower_says_where_it_is(path):
 @pytest.mark.parametrize("name", ["log", "log \xfc\u65e5", "log \udcff\n"])
 def test_a_path_may_be_given_as_bytes(tmp_path, name):
     path = os.fsencode(tmp_path / name)
-    with segstore.open(path) as log:
+    with segstore.open(path, background=False) as log:
         log.append(b"x")
         log.roll()
         assert log.path == os.fsdecode(path)

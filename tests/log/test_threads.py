@@ -103,13 +103,6 @@ def test_appenders_and_readers_agree(path, compression):
         assert list(log.values()) == [expected[offset] for offset in range(len(expected))]
 
 
-def test_durable_appends_share_their_syncs(path):
-    with segstore.open(path, durability="durable", background=False) as log:
-        run_all([lambda: [log.append(b"x") for _ in range(40)] for _ in range(8)])
-        assert log.end_offset == log.durable_offset == 320
-        assert log.stats().syncs < 320
-
-
 @pytest.mark.usefixtures("_eager_switching")
 def test_the_tail_may_be_looked_into_by_many_threads_at_once(path):
     with segstore.open(path, background=False) as log:
