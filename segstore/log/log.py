@@ -833,9 +833,14 @@ class Log(Handle):
         try:
             if self._writer is not None:
                 try:
-                    with suppress(SegstoreError):  # `close` below says what is wrong
-                        self._writer.drain()  # which may roll
-                        self._writer.seal_rolled()
+                    # The drain may roll, for which the first seal may give descriptors back.
+                    for step in (
+                        self._writer.seal_rolled,
+                        self._writer.drain,
+                        self._writer.seal_rolled,
+                    ):
+                        with suppress(SegstoreError):  # `close` below says what is wrong
+                            step()
                     self._writer.close()
                 finally:
                     # Whatever came between (a MemoryError, Ctrl-C): nothing may be appended

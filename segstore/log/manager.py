@@ -186,13 +186,13 @@ class SegmentManager:
         """
         for _ in range(count):
             writer = self._rolled[0]
+            writer.release()  # before, as the seal takes descriptors, which may be short
             self.seal(writer)
             del self._rolled[0]
-            writer.close()  # and not before, as a sync covers every writer that is listed
         return count
 
     def seal(self, writer: SegmentWriter) -> None:
-        """Seal one segment that is not written to any more; its files stay open.
+        """Seal one segment that is not written to any more.
 
         Raises:
             OSError: as `seal_rolled`.

@@ -205,13 +205,14 @@ def _take_over(
             writer.state.end_offset = ends[number]
             writer.sync()
             manager.add_rolled(writer)
-    try:
-        manager.seal_rolled(manager.unsealed_count)
-    except OSError as error:
-        # On a full disk they wait: retention and trim, which would free some space, need the log
-        # open.
-        if error.errno not in FULL:
-            raise
+            # Each at once, as many may take more descriptors than there are.
+            try:
+                manager.seal_rolled(manager.unsealed_count)
+            except OSError as error:
+                # On a full disk they wait: retention and trim, which would free some space, need
+                # the log open.
+                if error.errno not in FULL:
+                    raise
     if not goes_on:
         manager.start(end_offset)
 

@@ -395,7 +395,9 @@ class LogWriter:
             if not self.manager.unsealed_count:
                 return 0
             self.check_place()
-            synced_count = self._sync_segments(with_index=False)
+            # The tail stays: to drain it may take a new segment, and so descriptors that only the
+            # seal gives back.
+            synced_count = self._sync_segments(with_index=False, drains=False)
             try:
                 return self.manager.seal_rolled(synced_count)
             except OSError as error:
@@ -614,15 +616,17 @@ class LogWriter:
         self.sync_count += 1
         return True
 
-    def _sync_segments(self, *, with_index: bool) -> int:
+    def _sync_segments(self, *, with_index: bool, drains: bool = True) -> int:
         """Drain, then sync outside the append lock; the device lock is held.
 
-        Returns how many of the rolled segments it covered: meanwhile another append may roll one.
+        `drains` is False where it is enough that the segments are synced as they are. Returns how
+        many of the rolled segments it covered: meanwhile another append may roll one.
         """
         if with_index:  # which is every so often: a look at the name of a file at each sync adds up
             self.check_place()
         with self._append_lock, self._gate:
-            self._drain()
+            if drains:
+                self._drain()
             target = self.written_end
             writers = self.manager.writers()
             rolled_count = self.manager.unsealed_count
@@ -632,9 +636,10 @@ class LogWriter:
         except OSError as error:
             raise once_more(self._sync_failed(error)) from error
         self.sync_count += 1
-        self._durable_offset = self.buffer.segments_durable_offset = target
+        self.buffer.segments_durable_offset = target
+        self._durable_offset = max(self._durable_offset, target)  # the tail may have more
         with self._append_lock:
-            if self._is_parked:
+            if self._is_parked and not self.buffer.staged_count:
                 self._is_parked = False
                 self._restart_tail()
         if self._tail is not None:

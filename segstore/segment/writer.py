@@ -33,6 +33,7 @@ class SegmentWriter:
         self._file = file
         self._index_file = index_file
         self._is_name_synced = False
+        self._is_released = False
         self.header = header
         self.state = state
         self.base_offset = header.base_offset
@@ -157,6 +158,8 @@ class SegmentWriter:
         Raises:
             OSError: a sync failed, and what is on the device is unknown.
         """
+        if self._is_released:
+            return
         if self._is_name_synced:
             self._file.sync(data_only=True)
         else:
@@ -165,6 +168,11 @@ class SegmentWriter:
             self._is_name_synced = True
         if with_index:
             self._index_file.sync()
+
+    def release(self) -> None:
+        """Close the files once all is synced and nothing more is written: there is but the seal."""
+        self._is_released = True
+        self.close()
 
     def seal(self, key_filter: KeyFilter | None) -> Stamp:
         """Put the stamped index in place and sync the names.
@@ -175,9 +183,13 @@ class SegmentWriter:
         Raises:
             OSError: a step failed; the segment stays unsealed, and can be sealed again.
         """
+        data_name = segment_file(self.base_offset, RAW_SUFFIX)
+        data_bytes = self._disk.size_of(data_name)
+        if data_bytes is None:
+            raise FileNotFoundError(errno.ENOENT, "the segment is gone", data_name)
         name = segment_file(self.base_offset, RAW_INDEX_SUFFIX)
         stamp = write_sealed_index(
-            self._disk, name, self.header, self.state, key_filter, data_bytes=self._file.size()
+            self._disk, name, self.header, self.state, key_filter, data_bytes=data_bytes
         )
         self._disk.sync_directory()
         return stamp

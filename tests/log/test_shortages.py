@@ -178,17 +178,67 @@ def test_a_seal_that_a_shortage_stops_is_made_up_for(path: str) -> None:
     code = """
 log.append(b"x", key=b"key")
 log._writer.roll()
-take_all_but(1)  # of which the segment takes one, and the module that hashes keys another
+sys.modules["mmh3"] = None  # as where there is no descriptor for it
 try:
     log._writer.seal_rolled()
 except segstore.StorageError as error:
     print(type(error.__cause__).__name__)
 print(log.append(b"y"))
-resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+del sys.modules["mmh3"]
 log.maintain()
 print(log.segments()[0].state, [record.value for record in log.find(b"key")])
 """
-    assert run_without_descriptors(path, code).splitlines() == ["ImportError", "1", "sealed [b'x']"]
+    expected = ["ModuleNotFoundError", "1", "sealed [b'x']"]
+    assert run_without_descriptors(path, code).splitlines() == expected
+
+
+SMALL = """
+log.close()
+log = segstore.open(log.path, background=False, segment_size=65536, batch_size=4096)
+log._writer._unsealed_count_max = 100  # as with a background thread that was not there yet
+for _ in range(5):
+    log.append(b"x")
+    log._writer.roll()
+"""
+
+
+def test_what_waits_for_its_seal_gives_back_the_descriptors_that_a_roll_takes(path: str) -> None:
+    code = f"""{SMALL}
+log.append_many([b"y" * 1000] * 61)
+offset = log.append(b"z" * 3500)
+take_all_but(0)
+try:
+    log._writer.drain()  # for which the active segment has no room
+except segstore.StorageError as error:
+    print(error.errno)
+print(log._writer.seal_rolled(), log._writer.drain() == offset + 1, len(list(log)) == len(log))
+"""
+    assert run_without_descriptors(path, code).splitlines() == [f"{errno.EMFILE}", "5 True True"]
+
+
+def test_closing_seals_before_it_rolls(path: str) -> None:
+    code = f"""{SMALL}
+log.append_many([b"y" * 1000] * 61)
+log.append(b"z" * 3500)
+take_all_but(0)
+log.close()
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+with segstore.open(log.path) as log:
+    print(len(log), log.recovery.was_clean, log[66].value == b"z" * 3500)
+"""
+    assert run_without_descriptors(path, code) == "67 True True\n"
+
+
+def test_opening_takes_no_more_descriptors_for_more_unsealed_segments(path: str) -> None:
+    code = f"""
+import shutil
+{SMALL * 6}
+shutil.copytree(log.path, log.path + "-copy")
+take_all_but(18)
+with segstore.open(log.path + "-copy", background=False) as copy:
+    print(len(copy.segments()), len(list(copy)))
+"""
+    assert run_without_descriptors(path, code) == "31 30\n"
 
 
 def test_a_consumer_that_fails_to_open_leaves_its_name() -> None:
