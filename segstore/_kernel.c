@@ -335,6 +335,18 @@ measure(PyObject *module, PyObject *values)
     return Py_BuildValue("ON", values, as_numbers(ends));
 }
 
+/* A buffer, to where it stays: its shape may point into the Py_buffer itself, so that no copy of it
+   may be given back. False with an exception, and then there is nothing to release. */
+static bool
+get_buffer(Py_buffer *buffer, PyObject *object, int flags)
+{
+    if (PyObject_GetBuffer(object, buffer, flags) < 0) {
+        buffer->obj = NULL;
+        return false;
+    }
+    return true;
+}
+
 /* The timestamps column as it is passed: one number, a list of them, or int64 in a buffer. */
 typedef struct {
     PyObject *same;
@@ -358,20 +370,11 @@ open_times(Times *times, PyObject *timestamps)
         times->count = PyList_GET_SIZE(timestamps);
         return true;
     }
-    if (PyObject_GetBuffer(timestamps, &times->buffer, PyBUF_CONTIG_RO | PyBUF_FORMAT) < 0) {
-        times->buffer.obj = NULL;
+    if (!get_buffer(&times->buffer, timestamps, PyBUF_CONTIG_RO | PyBUF_FORMAT)) {
         return false;
     }
     times->count = times->buffer.len / 8;
     return is_column_of(&times->buffer, "q");
-}
-
-static void
-close_times(Times *times)
-{
-    if (times->buffer.obj != NULL) {
-        PyBuffer_Release(&times->buffer);
-    }
 }
 
 static inline int64_t
@@ -494,11 +497,12 @@ static PyType_Spec column_iterator_spec = {
     .slots = column_iterator_slots,
 };
 
-/* Set up but for its type and its buffer; false if the column is not well formed. */
+/* Set up over its buffer; false if the column is not well formed. */
 static bool
-open_column(ColumnIterator *self, const Py_buffer *data, Py_ssize_t offsets_position,
-            Py_ssize_t start, Py_ssize_t stop, Py_ssize_t position)
+open_column(ColumnIterator *self, Py_ssize_t offsets_position, Py_ssize_t start, Py_ssize_t stop,
+            Py_ssize_t position)
 {
+    const Py_buffer *data = &self->data;
     Py_ssize_t size = data->len;
     if (data->ndim != 1 || data->itemsize != 1 || offsets_position < 0 ||
         offsets_position > size || start < 0 || stop < start || position < 0 || position > size ||
@@ -528,24 +532,20 @@ PyDoc_STRVAR(iter_column_doc,
 static PyObject *
 iter_column(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    ColumnIterator found;
     int64_t offsets_position, start, stop, position;
     if (nargs != 5 || !is_int64(args[1], &offsets_position) || !is_int64(args[2], &start) ||
-        !is_int64(args[3], &stop) || !is_int64(args[4], &position) ||
-        PyObject_GetBuffer(args[0], &found.data, PyBUF_CONTIG_RO) < 0) {
-        return hand_over(module, ITER_COLUMN, args, nargs);
-    }
-    if (!open_column(&found, &found.data, offsets_position, start, stop, position)) {
-        PyBuffer_Release(&found.data);
+        !is_int64(args[3], &stop) || !is_int64(args[4], &position)) {
         return hand_over(module, ITER_COLUMN, args, nargs);
     }
     ColumnIterator *values = PyObject_New(ColumnIterator, state_of(module)->column_iterator);
     if (values == NULL) {
-        PyBuffer_Release(&found.data);
         return NULL;
     }
-    found.ob_base = values->ob_base;
-    *values = found;
+    if (!get_buffer(&values->data, args[0], PyBUF_CONTIG_RO) ||
+        !open_column(values, offsets_position, start, stop, position)) {
+        Py_DECREF(values);
+        return hand_over(module, ITER_COLUMN, args, nargs);
+    }
     return (PyObject *)values;
 }
 
@@ -688,7 +688,7 @@ static void
 RecordIterator_dealloc(RecordIterator *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    close_times(&self->times);
+    PyBuffer_Release(&self->times.buffer);
     Py_DECREF(self->type);
     Py_DECREF(self->timestamps);
     Py_XDECREF(self->keys);
@@ -727,29 +727,27 @@ iter_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         return hand_over(module, ITER_RECORDS, args, nargs);
     }
     PyObject *keys = args[3] == Py_None ? NULL : args[3], *values = args[4];
-    bool is_column = Py_TYPE(values) == state->column_iterator;
-    Times times;
-    bool is_plain = open_times(&times, args[2]) && (times.same != NULL || times.count == count);
-    /* The lists after the buffer, as in `join_frame`. */
-    if (!is_plain || (keys != NULL && !is_list_of(keys, count)) ||
-        (is_column ? ((ColumnIterator *)values)->left != count : !is_list_of(values, count))) {
-        close_times(&times);
-        return hand_over(module, ITER_RECORDS, args, nargs);
-    }
     RecordIterator *records = PyObject_New(RecordIterator, state->record_iterator);
     if (records == NULL) {
-        close_times(&times);
         return NULL;
     }
     records->type = (PyTypeObject *)Py_NewRef(args[0]);
-    records->times = times;
     records->timestamps = Py_NewRef(args[2]);
     records->keys = Py_XNewRef(keys);
     records->values = Py_NewRef(values);
-    records->is_column = is_column;
+    records->is_column = Py_TYPE(values) == state->column_iterator;
     records->base_offset = (uint64_t)base_offset;
     records->index = 0;
     records->count = count;
+    const Times *times = &records->times;
+    /* The lists after the buffer, as in `join_frame`. */
+    if (!open_times(&records->times, args[2]) || (times->same == NULL && times->count != count) ||
+        (keys != NULL && !is_list_of(keys, count)) ||
+        (records->is_column ? ((ColumnIterator *)values)->left != count
+                            : !is_list_of(values, count))) {
+        Py_DECREF(records);
+        return hand_over(module, ITER_RECORDS, args, nargs);
+    }
     return (PyObject *)records;
 }
 
@@ -1057,7 +1055,7 @@ join_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             frame = join_checked(values, (Py_ssize_t)start, (Py_ssize_t)stop, &times, keys,
                                  header, 0, INT32_MAX);
         }
-        close_times(&times);
+        PyBuffer_Release(&times.buffer);
     }
     if (frame != NULL) {
         return joined(&header, frame);

@@ -216,6 +216,22 @@ def test_lists_that_a_buffer_of_timestamps_empties_are_not_read_beyond_their_end
         compiled.join_frame(values, None, 0, 500, Times("q", range(500)), keys, *FIELDS)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="only C code takes buffers back")
+def test_who_takes_a_buffer_back_is_shown_what_was_given_out(compiled):
+    """The shape that a bytearray gives points to the length that stands beside it."""
+
+    class Data(bytearray):
+        def __release_buffer__(self, view):
+            shapes.append(view.shape)
+
+    shapes = []
+    data = Data(struct.pack("<3i", 0, 1, 3) + b"abc")
+    assert list(compiled.iter_column(data, 0, 0, 2, 12)) == [b"a", b"bc"]
+    with pytest.raises(ValueError, match="past the end"):
+        compiled.iter_column(data, 0, 0, 2, 14)
+    assert set(shapes) == {(15,)}
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="only C code gives out buffers")
 @pytest.mark.parametrize("name", ["iter_column", "iter_records", "join_frame"])
 def test_an_interrupt_while_a_buffer_is_made_is_not_lost(compiled, name):
