@@ -1245,7 +1245,7 @@ read_value(int descriptor, int64_t position, const char *data, const Head *head,
     if (~crc_words(~before, (const unsigned char *)blocks, (size_t)size) != after) {
         return NULL;
     }
-    return PyBytes_FromStringAndSize(blocks + start - blocks_start, stop - start);
+    return PyBytes_FromStringAndSize(blocks + (start - blocks_start), stop - start);
 }
 
 /* The last index entry at or below a relative offset, and its place in *place; -1, perhaps with an
