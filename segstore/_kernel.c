@@ -587,10 +587,14 @@ is_list_of(PyObject *items, Py_ssize_t count)
     return PyList_CheckExact(items) && PyList_GET_SIZE(items) == count;
 }
 
-/* A new reference; NULL without an exception if the list is not what it was. */
+/* A new reference, to None where there is no list; NULL without an exception if the list is not
+   what it was. */
 static PyObject *
 item_of(PyObject *list, Py_ssize_t index)
 {
+    if (list == NULL) {
+        Py_RETURN_NONE;
+    }
     if (index >= PyList_GET_SIZE(list)) {
         return NULL;
     }
@@ -666,21 +670,20 @@ RecordIterator_next(RecordIterator *self)
     Py_ssize_t i = self->index++;
     PyObject *value = self->is_column ? ColumnIterator_next((ColumnIterator *)self->values)
                                       : item_of(self->values, i);
-    if (value == NULL) { /* an exception, or the list is shorter than it was */
-        self->count = 0;
-        return NULL;
-    }
-    PyObject *key = self->keys == NULL ? Py_NewRef(Py_None) : item_of(self->keys, i);
-    PyObject *time = time_of(&self->times, i);
-    PyObject *offset = PyLong_FromUnsignedLongLong(self->base_offset + (uint64_t)i);
-    if (key != NULL && time != NULL && offset != NULL) {
+    PyObject *key = value == NULL ? NULL : item_of(self->keys, i);
+    PyObject *time = key == NULL ? NULL : time_of(&self->times, i);
+    uint64_t number = self->base_offset + (uint64_t)i;
+    PyObject *offset = time == NULL ? NULL : PyLong_FromUnsignedLongLong(number);
+    if (offset != NULL) {
         return make_record(self->type, offset, time, key, value);
     }
+    if (!PyErr_Occurred()) { /* else whoever asks would take it for the end */
+        PyErr_SetString(PyExc_ValueError, "a column got shorter while it was read");
+    }
     self->count = 0;
-    Py_DECREF(value);
+    Py_XDECREF(value);
     Py_XDECREF(key);
     Py_XDECREF(time);
-    Py_XDECREF(offset);
     return NULL;
 }
 

@@ -163,15 +163,27 @@ def test_what_changes_under_an_iterator_is_an_error_or_another_value(compiled):
     assert list(records) == []
 
 
-def test_lists_that_get_shorter_end_the_records(compiled):
-    values, keys, times = [b"a", b"b", b"c"], [None] * 3, [1, 2, 3]
-    for each in (values, keys, times):
-        records = compiled.iter_records(Record, 0, times, keys, values, 3)
+@pytest.mark.parametrize("provider", ["c", "python"])
+@pytest.mark.parametrize("which", ["values", "keys", "times"])
+def test_lists_that_get_shorter_are_an_error_and_no_end(compiled, provider, which):
+    home = compiled if provider == "c" else spec
+    lists = {"values": [b"a", b"b", b"c"], "keys": [None] * 3, "times": [1, 2, 3]}
+    records = home.iter_records(Record, 0, lists["times"], lists["keys"], lists["values"], 3)
+    assert next(records) == (0, 1, None, b"a")
+    lists[which].clear()
+    with pytest.raises(ValueError, match="shorter"):
         next(records)
-        each.clear()
-        assert list(records) == []
-        values[:], keys[:], times[:] = [b"a", b"b", b"c"], [None] * 3, [1, 2, 3]
-        assert list(records) == []
+
+
+@pytest.mark.parametrize("provider", ["c", "python"])
+def test_a_column_that_somebody_else_reads_from_is_an_error_and_no_end(compiled, provider):
+    home = compiled if provider == "c" else spec
+    values = home.iter_column(struct.pack("<4i", 0, 1, 3, 6) + b"abcdef", 0, 0, 3, 16)
+    records = home.iter_records(Record, 0, 0, None, values, 3)
+    assert (next(values), next(records)) == (b"a", (0, 0, None, b"bc"))
+    assert next(records) == (1, 0, None, b"def")
+    with pytest.raises(ValueError, match="shorter"):
+        next(records)
 
 
 def listed(found):
