@@ -72,6 +72,7 @@ for call in (
     fail_each(call, buffer)
     fail_each(lambda buffer: buffer.ends(), buffer)
     fail_each(lambda buffer: buffer.join_frame(0, 1, 1 << 40), buffer)
+file.close()
 print("done")
 """
 
