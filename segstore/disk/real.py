@@ -183,7 +183,8 @@ class OsFile(Handle):
     def lock(self, *, shared: bool = False) -> None:
         """flock, because it also refuses a second open in the same process, which lockf does not.
 
-        A forked child shares it, and lets go by closing the descriptor.
+        A process that another thread is just starting shares it until then, and so does a forked
+        child: `close` lets go for all, and a child closes its descriptor only.
         """
         _LOCKED.add(self)  # before it is: another thread may fork at any moment
         try:
@@ -202,6 +203,13 @@ class OsFile(Handle):
         Files that several threads read are never closed but dropped: a descriptor number closed
         under a running pread may already name another file.
         """
+        if self in _LOCKED:
+            _LOCKED.discard(self)
+            with suppress(OSError):
+                fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        self._close_here()
+
+    def _close_here(self) -> None:
         self.descriptor = -1
         self._owner.close()
 
@@ -211,7 +219,8 @@ _LOCKED: weakref.WeakSet[OsFile] = weakref.WeakSet()
 
 def _let_go_in_child() -> None:
     for file in list(_LOCKED):
-        file.close()
+        file._close_here()  # the parent keeps its lock
+    _LOCKED.clear()
 
 
 os.register_at_fork(after_in_child=_let_go_in_child)

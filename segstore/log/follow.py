@@ -77,12 +77,17 @@ class Follower(Handle, Iterator[Record]):
 
     @property
     def position(self) -> int:
-        """The offset of the next record. Set it to go on elsewhere."""
+        """The offset of the next record. Set it to go on elsewhere.
+
+        Raises:
+            OffsetOutOfRangeError: it is set to one outside the log.
+            TypeError: it is set to what is no int.
+        """
         return self._position
 
     @position.setter
     def position(self, offset: SupportsIndex) -> None:
-        self._position = self._run_end = as_offset(offset)
+        self._position = self._run_end = self._reader.bounds(as_offset(offset), None).start
         self._run = iter(())
 
     @property

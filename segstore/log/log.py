@@ -414,14 +414,16 @@ class Log(Handle):
         """Remove every record before an offset, at once and durably.
 
         The log start offset becomes `before`, also in the middle of a segment; whole segments
-        below it are deleted.
+        below it are deleted. (`offset_for_time` gives None where every record is older than a
+        time: ``log.end_offset`` then removes them all.)
 
         Raises:
             OffsetOutOfRangeError: `before` is outside the log.
+            TypeError: it is not an int.
             StorageError, ReadOnlyError, LogClosedError: as for `append`.
         """
         with self._keeping_house("the log can't be trimmed") as writer:
-            before = self._reading().bounds(before, None).start
+            before = self._reading().bounds(as_offset(before), None).start
             # The start must never be ahead of what survives a power cut.
             writer.sync_segments(before)
             self._started.start.move(before, time.time_ns())

@@ -159,6 +159,9 @@ class PythonTailBuffer:
                     return offset
         return self._append_slowly(value, key=key, timestamp=timestamp, durability=durability)
 
+    # Whoever calls with the wrong arguments is told so here, and called it by this name.
+    append.__qualname__ = "Log.append"
+
     def append_many(
         self,
         values: Sequence[bytes],
@@ -175,6 +178,8 @@ class PythonTailBuffer:
         return self._append_many_slowly(
             values, keys=keys, timestamps=timestamps, durability=durability
         )
+
+    append_many.__qualname__ = "Log.append_many"  # as above
 
     def _append_batch(self, values: Any, keys: Any, timestamps: Any) -> range | None:
         """A small and plain batch; None for any other."""

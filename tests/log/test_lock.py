@@ -230,6 +230,22 @@ def test_a_forked_child_that_lives_on_does_not_keep_the_lock(path):
         os.waitpid(child, 0)
 
 
+def test_closing_lets_go_beside_a_process_that_is_being_started(path):
+    """Which has every descriptor of this one, until it runs its program."""
+    log = segstore.open(path)
+    consumer = log.consumer("c")
+    own = [int(number) for number in os.listdir("/proc/self/fd")]
+    copies = [os.dup(number) for number in own if os.path.exists(f"/proc/self/fd/{number}")]
+    try:
+        consumer.close()
+        log.consumer("c").close()
+        log.close()
+        segstore.open(path).close()
+    finally:
+        for number in copies:
+            os.close(number)
+
+
 def test_a_fork_while_a_thread_appends_leaves_no_child_hanging(path):
     with segstore.open(path, background=False) as log:
         append = log.append

@@ -229,14 +229,14 @@ def test_a_follower_goes_on_where_it_is_told_to(path: str) -> None:
         assert [record.offset for record in follower] == list(range(20, 100))
         assert follower.is_caught_up
         assert follower.lost_count == 0
-        follower.position = -1
-        with pytest.raises(OffsetOutOfRangeError):
-            next(follower)
+        for outside in (-1, 101):
+            with pytest.raises(OffsetOutOfRangeError):
+                follower.position = outside
         wrong: Any
         for wrong in ("end", 1.0, None):
             with pytest.raises(TypeError, match="an offset is an int"):
                 follower.position = wrong
-        assert follower.position == -1
+        assert follower.position == 100
 
 
 @pytest.mark.parametrize("wrong", ["5s", b"5", timedelta(seconds=5), [5]])

@@ -52,6 +52,15 @@ def cuts_of(path: str, records: list[Record]) -> list[int]:
     return sorted(cuts)
 
 
+def test_trim_to_no_offset_is_refused(path: str) -> None:
+    """As of a time that every record is older than."""
+    with segstore.open(path, background=False) as log:
+        log.append(b"x", timestamp=5)
+        with pytest.raises(TypeError, match="an offset is an int"):
+            log.trim(log.offset_for_time(6))  # type: ignore[arg-type]
+        assert log.start_offset == 0
+
+
 def test_trim_removes_everything_before_an_offset(
     filled: tuple[str, list[Record]], tmp_path: Path
 ) -> None:
