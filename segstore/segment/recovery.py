@@ -238,10 +238,7 @@ def plan(
         reach = max(reach, staged.stop)
     if reach >= tail_durable_offset:
         return judged
-    judged = judged._replace(tail_lost=range(reach, tail_durable_offset))
-    if reach == judged.next_offset:  # with nothing from the tail in between
-        judged = judged._replace(next_offset=tail_durable_offset, new_segment=True)
-    return judged
+    return judged._replace(tail_lost=range(reach, tail_durable_offset))
 
 
 def _plan_segments(

@@ -216,6 +216,32 @@ def test_damage_to_what_the_tail_promised_is_reported_and_its_offsets_stay_taken
     assert log.append(b"again", durability="durable") == 7
 
 
+@pytest.mark.parametrize("has_sealed", [False, True])
+def test_what_follows_a_lost_promise_stays_also_where_no_segment_stood_before_the_gap(
+    disk: MemoryDisk, has_sealed: bool
+) -> None:
+    """The segment that was begun held nothing that was synced, so a power cut may have taken it."""
+    log = Log(disk, "a", CONFIG)
+    base_offset = 0
+    if has_sealed:
+        base_offset = log.append(b"sealed") + 1
+        log.roll()
+        log.maintain()
+    append_durably(log, 5)
+    end_offset = log.end_offset
+    contents = damaged(disk, 0, is_gone=True).contents()
+    for suffix in (".log", ".index"):
+        del contents[f"{base_offset:020d}{suffix}"]
+    left = MemoryDisk.of(contents)
+    log = Log(left, "a", CONFIG)
+    assert [lost.offsets for lost in log.recovery.lost] == [range(base_offset, end_offset)]
+    assert log.append(b"next", durability="durable") == end_offset
+    for cut in cuts(left):
+        again = Log(cut, "a", CONFIG)
+        assert values(again)[-1] == b"next"
+        assert not again.recovery.cut
+
+
 def test_a_log_whose_tail_is_gone_does_not_know_of_its_promise(disk: MemoryDisk) -> None:
     log = begun(disk)
     append_durably(log, 5)
