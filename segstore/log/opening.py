@@ -176,7 +176,9 @@ def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | Non
     scan_start = min([scan_start, *(found.state.base_offset for found in scanned[:1])])
     judged = plan(scanned, vouch, scan_start, staged.offsets, tail_durable_offset)
     if ends_at is not None:
-        judged = judged._replace(next_offset=min(judged.next_offset, ends_at))
+        # A copy of a live log may have the start offset of a later time.
+        end_offset = max(min(judged.next_offset, ends_at), start_offset)
+        judged = judged._replace(next_offset=end_offset)
     return Found(
         log_id,
         catalog,

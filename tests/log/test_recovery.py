@@ -620,6 +620,23 @@ def test_a_copy_whose_segment_ends_below_the_log_start_has_each_record_at_its_of
         log.close()
 
 
+def test_a_copy_with_a_truncation_of_before_a_trim_is_empty_for_readers_as_well():
+    disk = MemoryDisk()
+    log = Log(disk, "a", LogConfig.of(OPTIONS, environment={}))
+    log.append_many([b"before"] * 10)
+    seen = {}
+    disk.watch = lambda disk, _: seen.update(disk.contents())
+    log.truncate(4)
+    disk.watch = None
+    log.append_many([b"after"] * 10)
+    log.trim(12)
+    copy = MemoryDisk.of({"truncate": seen["truncate"], "start": disk.contents()["start"]})
+    for mode in ("r", "a", "r"):
+        with Log(copy, mode, log.config) as opened:
+            assert (opened.start_offset, opened.end_offset) == (12, 12)
+            assert list(opened) == []
+
+
 def test_a_log_whose_last_append_time_is_the_last_there_is_goes_on():
     """By damage that a checksum does not show; behind it the clock of the engine still runs."""
     config = LogConfig.of(OPTIONS, environment={})
