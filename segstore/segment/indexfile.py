@@ -109,7 +109,16 @@ class IndexFile:
         wanted = head + bytes(ENTRIES_POSITION - len(head)) + index.encode()
         # As bytes, because views are compared item by item, which takes ten times as long.
         if view[: len(wanted)].tobytes() != wanted:
+            was_stamped = any(view[len(head) : ENTRIES_POSITION])
             view[: len(wanted)] = wanted
+            if was_stamped:
+                # Of a segment that a copy or damage made shorter: a power cut must not bring the
+                # stamp back once there are as many bytes again.
+                try:
+                    resumed.sync()
+                except OSError:
+                    resumed.close()
+                    raise
         for at in range(len(wanted), len(view), PIECE_BYTES):
             size_bytes = min(PIECE_BYTES, len(view) - at)
             # Read, because to look at a page of the mapping for the first time takes longer.

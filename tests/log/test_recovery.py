@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from random import Random
 
 import pytest
 
@@ -635,6 +636,32 @@ def test_a_copy_with_a_truncation_of_before_a_trim_is_empty_for_readers_as_well(
         with Log(copy, mode, log.config) as opened:
             assert (opened.start_offset, opened.end_offset) == (12, 12)
             assert list(opened) == []
+
+
+def test_no_power_cut_brings_back_the_seal_of_a_segment_that_a_copy_has_of_before():
+    """Filled from the tail, it is as long as its seal says, and what is in it is not synced."""
+    config = LogConfig.of({**OPTIONS, "batch_size": 100_000}, environment={})
+    disk = MemoryDisk()
+    log = Log(disk, "a", config)
+    for _ in range(10):
+        log.append(b"durable" * 100)
+    log.sync()
+    segment = disk.contents()[FIRST]
+    for _ in range(10):
+        log.append(b"written" * 100)
+    tail = disk.contents()["tail"]
+    log.roll()
+    log.maintain()
+    index_name = FIRST.replace(".log", ".index")
+    names = ("start", index_name)
+    copy = {name: disk.contents()[name] for name in names} | {FIRST: segment, "tail": tail}
+    left = MemoryDisk.of(copy)
+    log = Log(left, "a", config)
+    assert log.end_offset == 20
+    unsynced = left.unsynced()
+    for seed in range(50):
+        again = Log(unsynced.sample(Random(seed)), "a", config)
+        assert again.end_offset == len(list(again.values())) == 20
 
 
 def test_a_log_whose_last_append_time_is_the_last_there_is_goes_on():
