@@ -18,7 +18,7 @@ from typing import Any
 from tests.torture.campaign import Budget, Run, SkippedError
 from tests.torture.registry import CAMPAIGNS, campaign
 
-LONG = ("T11", "T7", "T1", "T15", "T5", "T4")
+LONG = ("T11", "T7", "T1", "T15", "T5", "T4", "T16", "T17")
 
 
 def main() -> int:

@@ -23,6 +23,8 @@ CAMPAIGNS = {
     "T13": "t13_closing",
     "T14": "t14_truncating",
     "T15": "t15_threads",
+    "T16": "t16_mixed_copies",
+    "T17": "t17_damaged_crashes",
 }
 
 

@@ -28,6 +28,7 @@ from segstore.testing.faulty import Fault
 from segstore.testing.memory import MemoryDisk
 from tests.torture import (
     bugs_beside_others,
+    bugs_of_recovery,
     t02_power_loss,
     t04_damage,
     t05_failing_calls,
@@ -377,6 +378,7 @@ BUGS: dict[str, tuple[Callable[[], Any], Hunt]] = {
     "tail used too early": (_tail_used_too_early, threads),
     "tail not parked": (_tail_not_parked, stacked),
     "frames that vouch for the tail": (_frames_that_vouch_for_the_tail, threads),
+    **bugs_of_recovery.BUGS,
     **{name: (bug, busy_threads) for name, bug in bugs_beside_others.BUGS.items()},
 }
 

@@ -33,6 +33,16 @@ def small_config(random: Random | None = None, **options: Any) -> LogConfig:
     )
 
 
+def any_config(random: Random) -> LogConfig:
+    """A small one with any of the options that decide which files there are."""
+    return small_config(
+        random,
+        compression=random.choice(("lz4", None)),
+        durability=random.choice(("written", "durable")),
+        **random.choice(({}, {}, {"retention_records": 60}, {"retention_size": "8KiB"})),
+    )
+
+
 @contextmanager
 def small_tail(size_bytes: int = 12288) -> Iterator[None]:
     """A tail so small that it is drained and used again often."""
@@ -147,6 +157,10 @@ class Workload:
         before = self.random.randint(expected.start, len(expected.records))
         if self.random.random() < 0.7:  # mostly a little
             before = min(before, expected.start + 10)
+        self.trim_to(before)
+
+    def trim_to(self, before: int) -> None:
+        expected = self.expected
         expected.start_max = max(expected.start_max, before)
         with self._start_moves():
             self.log.trim(before)
