@@ -1,7 +1,7 @@
 # Needs make, a C compiler and Python 3.11 or later (`make demo PYTHON=/path/to/python3` names one).
 # Everything is installed into .venv, nothing outside this directory is touched.
 
-PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(shell for name in python3 python3.15 python3.14 python3.13 python3.12 python3.11; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo "$$name"; break; }; done)
 VENV := .venv
