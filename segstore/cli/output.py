@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -100,6 +101,16 @@ def flush() -> None:
     """
     with _stdout_named():
         sys.stdout.flush()
+
+
+def is_abandoned() -> bool:
+    """Whether nobody reads stdout any more, which a write would only find out with some bytes."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):  # no file, or closed: a write will tell
+        return False
 
 
 @contextmanager

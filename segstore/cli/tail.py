@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import rich_click as click
 
 import segstore
@@ -12,6 +14,8 @@ from segstore.cli.reading import DamageTally
 from segstore.cli.times import age_option
 
 FAILED = 1
+# How often to look whether anybody still reads what is printed.
+LOOK_S = 0.5
 
 
 @click.command()
@@ -52,16 +56,24 @@ def tail(
 
 
 def _follow(source: segstore.Log, start: int, timeout: float | None, is_json: bool) -> None:
-    follower = source.follow(start, timeout=timeout, errors="skip", on_lost="continue")
+    wait_s = LOOK_S if timeout is None else min(timeout, LOOK_S)
+    follower = source.follow(start, timeout=wait_s, errors="skip", on_lost="continue")
     lost_count = 0
-    for record in follower:
-        if follower.lost_count > lost_count:
-            missed = follower.lost_count - lost_count
-            output.complain(f"{missed} records before offset {record.offset} are gone, going on")
-            lost_count = follower.lost_count
-        if is_json:
-            output.json_line(as_json(record))
-        else:
-            output.write(as_line(record))
-        if follower.is_caught_up:
-            output.flush()
+    last_at = time.monotonic()
+    while not output.is_abandoned():
+        for record in follower:
+            if follower.lost_count > lost_count:
+                missed = follower.lost_count - lost_count
+                output.complain(
+                    f"{missed} records before offset {record.offset} are gone, going on"
+                )
+                lost_count = follower.lost_count
+            if is_json:
+                output.json_line(as_json(record))
+            else:
+                output.write(as_line(record))
+            if follower.is_caught_up:
+                output.flush()
+            last_at = time.monotonic()
+        if timeout is not None and time.monotonic() - last_at >= timeout:
+            return

@@ -120,6 +120,15 @@ def test_tail_f_ends_when_nothing_came_for_the_timeout(cli, path, values):
     cli("tail", "log", "--timeout", "1", expect=2)
 
 
+def test_tail_f_ends_once_nobody_reads_it(cli, path):
+    """Also where no record comes, which could not be written."""
+    process = cli.start("tail", "-f", "log", "-n", "1")
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(PATIENCE_S) == 0
+    assert process.stderr.read() == b""
+
+
 def test_tail_f_ends_quietly_when_its_reader_goes_away(cli, path, values):
     process = cli.start("tail", "-f", "log", "-n", "1")
     try:
@@ -489,6 +498,8 @@ def test_damage_that_opening_finds_is_said_by_whoever_writes(cli, path, values):
 
 
 def test_a_segment_without_a_readable_frame_has_no_times(cli, path):
+    with segstore.open(path, **OPTIONS) as log:
+        log.append_many([b"x" * 3000] * 4)  # past the tail, which else may have it all
     victim = max(path.glob("*.log"))
     data = bytearray(victim.read_bytes())
     data[64:] = bytes(byte ^ 0xFF for byte in data[64:])
