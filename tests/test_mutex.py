@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from segstore.mutex import GuardedLock, new_mutex, new_recursive_mutex
+from tests.log.test_interrupt import interrupted
 
 
 class Signalled(BaseException):
@@ -42,19 +43,20 @@ KINDS: dict[str, Callable[[], Any]] = {
 def test_no_signal_leaves_it_held(kind: str) -> None:
     """Real ones, since which instructions they come behind is what this is about."""
     lock = KINDS[kind]()
-    count = 0
-    stop = time.monotonic() + 1
     with signals_raise():
-        while time.monotonic() < stop:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0.0002)
-                while True:
-                    with lock:
-                        pass
-            except Signalled:
-                count += 1
+        for _ in range(500):
+            take_until_a_signal(lock)
             assert is_free(lock)
-    assert count > 100
+
+
+def take_until_a_signal(lock: Any) -> None:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002)
+        while True:
+            with lock:
+                pass
+    except Signalled:
+        pass
 
 
 def is_free(lock: Any) -> bool:
@@ -76,39 +78,23 @@ def test_a_plain_lock_is_left_held_which_is_why() -> None:
     lock = threading.Lock()
     with signals_raise():
         for _ in range(1000):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0.0002)
-                while True:
-                    with lock:
-                        pass
-            except Signalled:
-                if lock.locked():
-                    return
+            take_until_a_signal(lock)
+            if lock.locked():
+                return
     pytest.fail("of this Python a guarded lock is not needed any more")
 
 
 def test_an_error_at_any_step_of_guarding_leaves_it_free() -> None:
-    for step in range(20):
-        lock = GuardedLock(threading.Lock())
-        left = step
-
-        def interrupt(_: object, event: str, __: object) -> None:
-            nonlocal left
-            if event in ("call", "c_return"):
-                left -= 1
-                if left < 0:
-                    sys.setprofile(None)
-                    raise Signalled
-
-        sys.setprofile(interrupt)
-        try:
-            with lock:
-                pass
-        except Signalled:
+    def use(lock: GuardedLock) -> None:
+        with lock:
             pass
-        finally:
-            sys.setprofile(None)
+
+    step = 0
+    lock = GuardedLock(threading.Lock())
+    while interrupted(lambda: use(lock), step):
         assert is_free(lock)
+        step += 1
+    assert step > 2
 
 
 def test_guarded_locks_exclude() -> None:
