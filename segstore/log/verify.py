@@ -98,7 +98,7 @@ def verify(view: LogView, found: RecoveryReport) -> VerifyReport:
     if missing:  # no segment starts there, but records were written
         lost.append(LostRange(path, 0, missing, "the log ends too early"))
     # Where the tail had promised them, no segment tells of them until a writer goes on behind.
-    lost += [part for part in found.lost if part.offsets.start >= view.end_offset()]
+    lost += [part for part in found.lost if part.offsets.start >= written_end]
     return VerifyReport(
         record_count + len(staged.since(max(expected, written_end)).values),
         size_bytes,

@@ -216,7 +216,14 @@ class FileView:
         return first if current is None else current.value
 
     def end_offset(self) -> int:
-        """The end of the segments, or of the tail where that goes on from there."""
+        """The end of the segments, or of the tail where that goes on or has lost some."""
+        reached = self._reached_end()
+        if reached < self._lost_end and self.epoch() == self._loaded_epoch:
+            return self._lost_end  # which has its offsets still, and the next writer goes on there
+        return reached
+
+    def _reached_end(self) -> int:
+        """The end of what can be there: of the segments, or of the tail."""
         self._look_for_tail()
         # The tail first: what is drained out of it meanwhile is in the segments by the second look,
         # so that the end never seems to step back.
@@ -341,6 +348,7 @@ class FileView:
         self._tail = found.tail
         self._start = None
         self._found_end = found.plan.next_offset
+        self._lost_end = found.plan.tail_lost.stop
         self._loaded_epoch = epoch
         is_wrong = published != self._found_end and not is_writing
         self._distrusted_end = published if is_wrong else None

@@ -13,7 +13,7 @@ import pytest
 import segstore
 from segstore.config import LogConfig
 from segstore.disk import Disk
-from segstore.errors import LogClosedError, StorageError, SyncFailedError
+from segstore.errors import CorruptionError, LogClosedError, StorageError, SyncFailedError
 from segstore.log import opening
 from segstore.log.log import Log
 from segstore.segment.tail import FRAMES_POSITION, Tail
@@ -196,6 +196,10 @@ def test_damage_to_what_the_tail_promised_is_reported_and_its_offsets_stay_taken
     left = damaged(disk, number, is_gone=is_gone)
     reader = Log(left, "r", CONFIG)
     assert [part.offsets for part in reader.verify().lost] == [range(number + 1, 6)]
+    assert reader.end_offset == 6
+    assert [record.value for record in reader.read(errors="skip")] == [b"first", *sent[:number]]
+    with pytest.raises(CorruptionError):
+        reader[5]
     log = Log(left, "a", CONFIG)
     assert [part.offsets for part in reader.verify().lost] == [range(number + 1, 6)]
     (lost,) = log.recovery.lost
