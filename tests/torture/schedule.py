@@ -23,6 +23,7 @@ from typing import Any
 from unittest.mock import patch
 
 import segstore.log
+import segstore.mutex
 import segstore.segment
 from segstore.log.clock import EngineClock
 from segstore.log.manager import SegmentManager
@@ -118,18 +119,24 @@ class ScheduledRLock:
         self._owner: ScheduledThread | None = None
         self._depth = 0
 
-    def __enter__(self) -> bool:
+    def acquire(self, blocking: bool = True) -> bool:
         if self._depth == 0 or self._owner is not self._schedule.current:
-            self._lock.acquire()
+            self._lock.acquire(blocking)
             self._owner = self._schedule.current
         self._depth += 1
         return True
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
         self._depth -= 1
         if self._depth == 0:
             self._owner = None
             self._lock.release()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 class Schedule:
@@ -350,7 +357,7 @@ def _engine_modules() -> list[Any]:
 
     And the disk, on which whoever waits for records sleeps.
     """
-    return [memory] + [
+    return [memory, segstore.mutex] + [
         importlib.import_module(found.name)
         for package in (segstore.log, segstore.segment)
         for found in pkgutil.iter_modules(package.__path__, package.__name__ + ".")
