@@ -217,20 +217,16 @@ class FileView:
 
     def end_offset(self) -> int:
         """The end of the segments, or of the tail where that goes on or has lost some."""
-        reached = self._reached_end()
-        if reached < self._lost_end and self.epoch() == self._loaded_epoch:
-            return self._lost_end  # which has its offsets still, and the next writer goes on there
-        return reached
-
-    def _reached_end(self) -> int:
-        """The end of what can be there: of the segments, or of the tail."""
         self._look_for_tail()
         # The tail first: what is drained out of it meanwhile is in the segments by the second look,
         # so that the end never seems to step back.
         staged = range(0) if self.tail is None else self.tail.offsets()
         end = self.written_end()
         # A gap between them is what a power cut took.
-        return max(end, staged.stop) if staged.start <= end else end
+        reached = max(end, staged.stop) if staged.start <= end else end
+        if reached < self._lost_end and self.epoch() == self._loaded_epoch:
+            return self._lost_end  # which has its offsets still, and the next writer goes on there
+        return reached
 
     def durable_offset(self) -> int:
         """As the writer last published it."""
