@@ -48,9 +48,13 @@ class GuardedLock:
 
 def new_mutex() -> Mutex:
     """A lock for `with`."""
-    return GuardedLock(threading.Lock()) if _NEEDS_GUARD else threading.Lock()
+    return _guarded(threading.Lock())
 
 
 def new_recursive_mutex() -> Mutex:
     """A lock for `with` that the thread that has it may take again."""
-    return GuardedLock(threading.RLock()) if _NEEDS_GUARD else threading.RLock()
+    return _guarded(threading.RLock())
+
+
+def _guarded(lock: threading.Lock | threading.RLock) -> Mutex:
+    return GuardedLock(lock) if _NEEDS_GUARD else lock
