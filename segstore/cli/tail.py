@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import rich_click as click
 
@@ -59,21 +60,25 @@ def _follow(source: segstore.Log, start: int, timeout: float | None, is_json: bo
     wait_s = LOOK_S if timeout is None else min(timeout, LOOK_S)
     follower = source.follow(start, timeout=wait_s, errors="skip", on_lost="continue")
     lost_count = 0
+    for record in _coming(follower, timeout):
+        if follower.lost_count > lost_count:
+            missed = follower.lost_count - lost_count
+            output.complain(f"{missed} records before offset {record.offset} are gone, going on")
+            lost_count = follower.lost_count
+        if is_json:
+            output.json_line(as_json(record))
+        else:
+            output.write(as_line(record))
+        if follower.is_caught_up:
+            output.flush()
+
+
+def _coming(follower: segstore.Follower, timeout: float | None) -> Iterator[segstore.Record]:
+    """The records as they come, until none did for the timeout or nobody reads the output."""
     last_at = time.monotonic()
     while not output.is_abandoned():
         for record in follower:
-            if follower.lost_count > lost_count:
-                missed = follower.lost_count - lost_count
-                output.complain(
-                    f"{missed} records before offset {record.offset} are gone, going on"
-                )
-                lost_count = follower.lost_count
-            if is_json:
-                output.json_line(as_json(record))
-            else:
-                output.write(as_line(record))
-            if follower.is_caught_up:
-                output.flush()
+            yield record
             last_at = time.monotonic()
         if timeout is not None and time.monotonic() - last_at >= timeout:
             return
