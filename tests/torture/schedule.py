@@ -121,7 +121,8 @@ class ScheduledRLock:
 
     def acquire(self, blocking: bool = True) -> bool:
         if self._depth == 0 or self._owner is not self._schedule.current:
-            self._lock.acquire(blocking)
+            if not self._lock.acquire(blocking):
+                return False
             self._owner = self._schedule.current
         self._depth += 1
         return True
