@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from segstore.config import LogConfig
 from segstore.errors import CorruptionError, LogNotFoundError, SegstoreError
@@ -16,8 +16,11 @@ from segstore.format.names import LZ4_SUFFIX, RAW_SUFFIX, parse_segment_file
 from segstore.log.log import Log
 from segstore.log.report import LostRange
 from segstore.testing.memory import MemoryDisk
-from tests.torture.campaign import BrokenError
+from tests.torture.campaign import BrokenError, Run
 from tests.torture.expected import Sent, check_names, compare, files_of
+from tests.torture.workload import any_config, small_tail
+
+T = TypeVar("T")
 
 # By offset, the records that were ever sent with it, which are several where a log was truncated.
 History = dict[int, list[Sent]]
@@ -38,6 +41,34 @@ class Remains(NamedTuple):
     offsets: range
     found: set[int]
     lost: set[int]
+
+
+def run_trials(
+    run: Run,
+    what: str,
+    wanted: int,
+    count_per_log: int,
+    prepare: Callable[[LogConfig, Random], T],
+    look_at_one: Callable[[T, LogConfig, Random], None],
+) -> None:
+    """Workloads, as `prepare` runs them, until so many of `what` they left were looked at."""
+    while run.counts[what] < wanted and not run.is_over:
+        seed = run.random.getrandbits(32)
+        random = Random(seed)
+        config = any_config(random)
+        with small_tail(random.choice((8192, 12288, 65536))):
+            left = prepare(config, random)
+            run.count("logs")
+            for number in range(count_per_log if left else 0):
+                if run.counts[what] >= wanted or run.is_over:
+                    return
+                run.count(what)
+                try:
+                    look_at_one(left, config, Random(f"{seed} {number}"))
+                except Exception as error:
+                    raise BrokenError(
+                        f"{error!r} (log seed {seed}, {number} of its {what})"
+                    ) from error
 
 
 def check_opens(

@@ -19,8 +19,8 @@ from segstore.segment.tail import Register
 from segstore.testing.memory import PAGE_BYTES, SECTOR_BYTES, MemoryDisk
 from tests.torture.campaign import BrokenError, Run
 from tests.torture.expected import Sent
-from tests.torture.remains import History, Remains, check_opens, check_stays
-from tests.torture.workload import Workload, any_config, small_tail
+from tests.torture.remains import History, Remains, check_opens, check_stays, run_trials
+from tests.torture.workload import Workload
 
 COPIES = 10_000
 COPIES_PER_LOG = 40
@@ -159,25 +159,18 @@ def run(run: Run) -> None:
 
 def run_copies(run: Run, wanted: int) -> None:
     """Workloads until so many copies were looked at."""
-    while run.counts["copies"] < wanted and not run.is_over:
-        seed = run.random.getrandbits(32)
-        random = Random(seed)
-        config = any_config(random)
-        with small_tail(random.choice((8192, 12288, 65536))):
-            recorded = record(config, random)
-            run.count("logs")
-            run.count("moments", len(recorded.moments))
-            for number in range(COPIES_PER_LOG):
-                if run.counts["copies"] >= wanted or run.is_over:
-                    return
-                choices = Random(f"{seed} {number}")
-                copy = compose(recorded.moments, choices)
-                run.count("copies")
-                run.state(copy.files.items())
-                try:
-                    check(copy, recorded.history, config, choices)
-                except Exception as error:
-                    raise BrokenError(f"{error!r} (log seed {seed}, copy {number})") from error
+
+    def prepare(config: LogConfig, random: Random) -> Recorded:
+        recorded = record(config, random)
+        run.count("moments", len(recorded.moments))
+        return recorded
+
+    def look_at_one(recorded: Recorded, config: LogConfig, random: Random) -> None:
+        copy = compose(recorded.moments, random)
+        run.state(copy.files.items())
+        check(copy, recorded.history, config, random)
+
+    run_trials(run, "copies", wanted, COPIES_PER_LOG, prepare, look_at_one)
 
 
 def record(config: LogConfig, random: Random) -> Recorded:

@@ -22,9 +22,16 @@ from segstore.segment.tailreader import TailReader
 from segstore.testing.memory import SECTOR_BYTES, Event, MemoryDisk
 from tests.torture.campaign import BrokenError, Run
 from tests.torture.expected import Expected
-from tests.torture.remains import DATA_SUFFIXES, Remains, check_opens, check_stays, segments_in
+from tests.torture.remains import (
+    DATA_SUFFIXES,
+    Remains,
+    check_opens,
+    check_stays,
+    run_trials,
+    segments_in,
+)
 from tests.torture.t04_damage import Damaged
-from tests.torture.workload import Workload, any_config, small_tail
+from tests.torture.workload import Workload
 
 DAMAGES = 12_000
 DAMAGES_PER_LOG = 60
@@ -222,27 +229,22 @@ def run(run: Run) -> None:
 
 def run_damages(run: Run, wanted: int) -> None:
     """Workloads until so many damages were looked at."""
-    while run.counts["damages"] < wanted and not run.is_over:
-        seed = run.random.getrandbits(32)
-        random = Random(seed)
-        config = any_config(random)
-        with small_tail(random.choice((8192, 12288, 65536))):
-            left = crashes(config, random)
-            run.count("logs")
-            run.count("crashes", len(left))
-            for number in range(DAMAGES_PER_LOG if left else 0):
-                if run.counts["damages"] >= wanted or run.is_over:
-                    return
-                choices = Random(f"{seed} {number}")
-                crash = choices.choice(left)
-                damaged = damage(crash.files, choices)
-                run.count("damages")
-                run.state([damaged.name, damaged.data, *crash.files.items()])
-                try:
-                    check(crash, damaged, config, choices)
-                except Exception as error:
-                    kind = "kill" if crash.is_kill else "power cut"
-                    raise BrokenError(
-                        f"{error!r} (log seed {seed}, damage {number}: {damaged.what} of "
-                        f"{damaged.name} after a {kind})"
-                    ) from error
+
+    def prepare(config: LogConfig, random: Random) -> list[Crash]:
+        left = crashes(config, random)
+        run.count("crashes", len(left))
+        return left
+
+    def look_at_one(left: list[Crash], config: LogConfig, random: Random) -> None:
+        crash = random.choice(left)
+        damaged = damage(crash.files, random)
+        run.state([damaged.name, damaged.data, *crash.files.items()])
+        try:
+            check(crash, damaged, config, random)
+        except Exception as error:
+            kind = "kill" if crash.is_kill else "power cut"
+            raise BrokenError(
+                f"{error!r} ({damaged.what} of {damaged.name} after a {kind})"
+            ) from error
+
+    run_trials(run, "damages", wanted, DAMAGES_PER_LOG, prepare, look_at_one)
