@@ -13,6 +13,9 @@ from segstore.format.framelayout import TIMESTAMP_MAX, TIMESTAMP_MIN
 from segstore.format.kernel import measure
 from segstore.segment.tailbuffer import STAGED_FRAME_BYTES_MAX
 
+# They can be iterated over, and what that gives is not what whoever passes them means.
+_NO_SEQUENCES = (bytes, bytearray, memoryview, str, dict)
+
 
 def value_column(values: Iterable[AnyBuffer]) -> tuple[list[bytes], Sequence[int]]:
     """The values as bytes, and how many the first 0, 1, 2 ... take.
@@ -20,8 +23,8 @@ def value_column(values: Iterable[AnyBuffer]) -> tuple[list[bytes], Sequence[int
     Raises:
         TypeError: they are no sequence of buffers.
     """
-    if isinstance(values, bytes | bytearray | memoryview | str):
-        raise TypeError(f"append_many takes a sequence of values, not one {type(values).__name__}")
+    if isinstance(values, _NO_SEQUENCES):
+        raise TypeError(f"append_many takes a sequence of values, not a {type(values).__name__}")
     plain, ends = with_ends(values if type(values) is list else list(values))
     if plain is values and ends[-1] <= STAGED_FRAME_BYTES_MAX:
         # It may be staged, and what is drained has to be what was framed, whoever has the list too.
@@ -74,7 +77,7 @@ def key_column(keys: Iterable[AnyBuffer | None], value_count: int) -> list[bytes
         TypeError: one of them is no buffer, or they are a single one.
         ValueError: there are not as many as values.
     """
-    if isinstance(keys, bytes | bytearray | memoryview | str):
+    if isinstance(keys, _NO_SEQUENCES):
         raise TypeError(f"keys is a sequence of one key or None a value, not {type(keys).__name__}")
     plain: list[Any] = list(keys)
     if countOf(map(type, plain), bytes) != len(plain):

@@ -123,8 +123,10 @@ def test_what_is_no_buffer_is_refused_and_nothing_is_appended(log, wrong):
     assert len(log) == 0
 
 
-@pytest.mark.parametrize("wrong", [b"one value", bytearray(b"x"), memoryview(b"x"), "text"])
-def test_append_many_refuses_a_single_value_or_key(log, wrong):
+@pytest.mark.parametrize(
+    "wrong", [b"one value", bytearray(b"x"), memoryview(b"x"), "text", {b"key": b"value"}]
+)
+def test_append_many_refuses_what_is_no_sequence_of_values_or_keys(log, wrong):
     with pytest.raises(TypeError, match="sequence of values"):
         log.append_many(wrong)
     with pytest.raises(TypeError, match="sequence of one key"):
