@@ -26,6 +26,7 @@ from segstore.format.fileheader import (
 from segstore.format.names import (
     DOORBELL,
     LOCK,
+    OFFSET_MAX,
     RAW_INDEX_SUFFIX,
     RAW_SUFFIX,
     START,
@@ -174,11 +175,15 @@ def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | Non
     # be gone: a power cut undoes removals in no order.
     scan_start = max(sealed_end or 0, start_offset)
     scan_start = min([scan_start, *(found.state.base_offset for found in scanned[:1])])
-    judged = plan(scanned, vouch, scan_start, staged.offsets, tail_durable_offset)
-    if ends_at is not None:
-        # A copy of a live log may have the start offset of a later time.
-        end_offset = max(min(judged.next_offset, ends_at), start_offset)
-        judged = judged._replace(next_offset=end_offset)
+    judged = plan(
+        scanned,
+        vouch,
+        scan_start,
+        staged.offsets,
+        tail_durable_offset,
+        start_offset=start_offset,
+        end_offset_max=OFFSET_MAX if ends_at is None else ends_at,
+    )
     return Found(
         log_id,
         catalog,
@@ -190,8 +195,7 @@ def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | Non
         scanned,
         unborn,
         judged,
-        # A copy of a live log may have the start offset of after a trim, and a segment of before.
-        staged.since(max(judged.next_offset, start_offset)),
+        staged.since(judged.next_offset),
     )
 
 
@@ -283,7 +287,7 @@ def lost_ranges(disk: Disk, found: Found) -> list[LostRange]:
     ]
     if found.plan.tail_lost.stop > start_offset:
         path = os.path.join(disk.path, TAIL)
-        reason = "the tail held them durably, and has them no more"
+        reason = "they were durable, and neither the segments nor the tail have them any more"
         offsets = _not_below(start_offset, found.plan.tail_lost)
         lost.append(LostRange(path, FRAMES_POSITION, offsets, reason))
     return lost
@@ -343,7 +347,7 @@ def torn(disk: Disk, found: Found) -> list[CutTail]:
         cuts.append(CutTail(path, position, size_bytes - position, reason, None))
     for scanned in found.scanned[found.plan.keep :]:
         is_torn = found.plan.findings[-1].base_offset == scanned.state.base_offset
-        why = reason if is_torn else f"follows a torn write: {reason}"
+        why = reason if is_torn else f"follows what is not whole: {reason}"
         path = _path(disk, scanned.state.base_offset)
         cuts.append(CutTail(path, 0, scanned.size_bytes, why, None))
     return cuts

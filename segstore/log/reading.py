@@ -359,7 +359,7 @@ class LogReader:
         if number < 0 and len(catalog):
             end = catalog.segments[0].base_offset
         if end is None or end <= offset:
-            end = max(stop, self.view.written_end())
+            end = max(stop, self.view.end_offset())
             staged = range(0) if self.view.tail is None else self.view.tail.offsets()
             if offset < staged.start < end:
                 end = staged.start

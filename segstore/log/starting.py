@@ -61,7 +61,7 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
     lost = lost_ranges(disk, found)
     removed = clear(disk, found)
     cuts = cut_torn(disk, found)
-    end_offset = max(found.plan.next_offset, found.start_offset)
+    end_offset = found.plan.next_offset
     segments_durable_offset = min(found.plan.vouch, end_offset)
     manager = SegmentManager(
         disk,

@@ -11,10 +11,9 @@ matches (a test holds it to that):
     | vouched | intact frames follow | verdict | what is done                                     |
     |---------|----------------------|---------|--------------------------------------------------|
     | yes     | yes                  | DAMAGE  | kept in place, its offsets reported as lost      |
-    | yes     | no                   | CUT OFF | kept in place, offsets up to the vouch reported  |
-    |         |                      |         | as lost, writing goes on in a new segment there; |
-    |         |                      |         | a tail that bridges the vouch is kept from its   |
-    |         |                      |         | first record on                                  |
+    | yes     | no                   | CUT OFF | kept in place, offsets up to the tail's first    |
+    |         |                      |         | record, or else the vouch, reported as lost,     |
+    |         |                      |         | writing goes on in a new segment there           |
     | no      | yes or no            | TORN    | set aside from there on, cut, reported           |
 
 Of a frame with an intact head and bad blocks of values the good records can be read, and what is
@@ -24,13 +23,14 @@ Damage had been promised and is never cut. A torn tail was never promised to sur
 and cutting it is what keeps the survivors a prefix, even if intact frames follow.
 
 A log that just ends below the vouch, between two frames, has a bad spot at its end too, unless
-the tail still holds what follows: else the offsets that are gone would be given out again.
+the tail goes on there: else the offsets that are gone would be given out again.
 
-Where the tail still has all from some offset on, what was promised and what stands behind it, a
-bad spot there is TORN whatever vouches for it: its records come from the tail, and none is lost.
+Where the tail has all from some offset on that the segments have, nothing there needs them. A bad
+spot that begins there is TORN whatever vouches for it, and one that ends there is followed by
+nothing: the records come from the tail.
 
 What the tail promised by itself vouches for no segment: there it may be torn, and the tail has it.
-Only if that has it no more, it is lost as well.
+What was promised, by whom ever, behind the last record of the tail is lost as well.
 """
 
 from collections.abc import Sequence
@@ -45,6 +45,7 @@ from segstore.format.fileheader import (
     decode_file_header,
     log_tag,
 )
+from segstore.format.names import OFFSET_MAX
 from segstore.format.scanner import Damage, Frame, readable
 from segstore.segment.reader import SegmentReader
 from segstore.segment.state import NO_MAX, SegmentState
@@ -207,7 +208,7 @@ class Plan(NamedTuple):
         next_offset: the log end offset without the tail.
         new_segment: writing goes on in a new segment (behind a spot that is CUT OFF).
         vouch: what is below it had been promised to survive.
-        tail_lost: what the tail had promised and doesn't hold; the log goes on behind.
+        tail_lost: what was promised behind all that segments and tail have; the log goes on behind.
     """
 
     findings: list[Finding]
@@ -225,63 +226,69 @@ def plan(
     end_offset: int,
     staged: range = range(0),
     tail_durable_offset: int = 0,
+    *,
+    start_offset: int = 0,
+    end_offset_max: int = OFFSET_MAX,
 ) -> Plan:
     """Judge the scanned segments, oldest first, and what the tail has to go on with.
 
     `vouch` is what register and sealed segments state; the frames' own is added here.
     `end_offset` is where the segments before them end, `staged` what the tail holds, and
-    `tail_durable_offset` what it promised to.
+    `tail_durable_offset` what it promised to. The log ends nowhere below `start_offset`, though a
+    copy of a live log may have that of after a trim and segments of before, and else nowhere above
+    `end_offset_max`, though its segments may still be longer.
     """
+
+    def within(offset: int) -> int:
+        return max(min(offset, end_offset_max), start_offset)
+
     judged = _plan_segments(segments, vouch, end_offset, staged)
-    reach = judged.next_offset
-    if staged.start <= reach:
-        reach = max(reach, staged.stop)
-    if reach >= tail_durable_offset:
-        return judged
-    return judged._replace(tail_lost=range(reach, tail_durable_offset))
+    next_offset = within(judged.next_offset)
+    reach = staged.stop if next_offset in staged else next_offset
+    promised = within(max(judged.vouch, tail_durable_offset))
+    lost = range(reach, promised) if reach < promised else range(0)
+    return judged._replace(next_offset=next_offset, tail_lost=lost)
 
 
 def _plan_segments(
     segments: Sequence[ScannedSegment], vouch: int, end_offset: int, staged: range
 ) -> Plan:
     vouch = max([vouch, *(segment.vouch for segment in segments)])
-    # What the tail has all of needs no segment: a bad spot there is cut, and the tail goes on.
-    needed_end = max([vouch, *(segment.state.end_offset for segment in segments)])
-    held = min(vouch, staged.start) if needed_end <= staged.stop else vouch
+    held = _held(segments, vouch, end_offset, staged)
     findings: list[Finding] = []
     for number, segment in enumerate(segments):
+        base_offset = segment.state.base_offset
         spots = list(segment.damage)
         reached = segment.state.end_offset
-        if segment.state.base_offset != end_offset:
-            hole = Damage(
-                0, 0, end_offset, segment.state.base_offset, "a segment is missing before it"
-            )
+        if base_offset != end_offset:
+            hole = Damage(0, 0, end_offset, base_offset, "a segment is missing before it")
             spots.insert(0, hole)
         for spot in spots:
+            is_hole = spot.end_position == 0
             end = spot.end_offset
             if end is None and number + 1 < len(segments):
                 end = segments[number + 1].state.base_offset
-            verdict = judge(spot.offset, held, is_followed=end is not None)
-            if end is None:
-                end = max(_resumes_at(spot.offset, vouch, staged), spot.offset)
-            base_offset = segment.state.base_offset
+            is_followed = end is not None and not _overlap(range(spot.offset, end), held)
+            if end is None or not is_followed:
+                end = _resumes_at(spot.offset, vouch, staged)
+            verdict = judge(spot.offset, vouch, is_followed=is_followed)
+            if spot.offset in held:
+                verdict = Verdict.TORN
             for part in (spot,) if verdict is Verdict.TORN else spot.lost:
-                stop = end if part.end_offset is None else part.end_offset
-                offsets = range(part.offset, max(part.offset, stop))
+                stop = end if part.end_offset is None else min(part.end_offset, end)
+                offsets = range(min(part.offset, stop), stop)
                 findings.append(Finding(base_offset, part, verdict, offsets))
             if verdict is Verdict.TORN:
-                if spot.end_position == 0 or (
-                    segment.header is None and spot.offset == base_offset
-                ):
+                if is_hole or (segment.header is None and spot.offset == base_offset):
                     # A hole before it, or nothing in it to go on from: it goes as a whole.
                     return Plan(findings, number, None, spot.offset, False, vouch)
                 return Plan(findings, number + 1, spot, spot.offset, False, vouch)
             if verdict is Verdict.CUT_OFF:
-                return Plan(findings, number + 1, None, end, True, vouch)
+                keep = number if is_hole else number + 1
+                return Plan(findings, keep, None, end, True, vouch)
             reached = max(reached, end)
         end_offset = reached
-    reach = max(end_offset, staged.stop) if staged.start <= end_offset else end_offset
-    if reach < vouch:
+    if end_offset < vouch and end_offset not in staged:
         last = segments[-1] if segments else None
         base_offset = end_offset if last is None else last.state.base_offset
         position = 0 if last is None else last.size_bytes
@@ -292,11 +299,24 @@ def _plan_segments(
     return Plan(findings, len(segments), None, end_offset, False, vouch)
 
 
-def _resumes_at(offset: int, vouch: int, staged: range) -> int:
-    """Where the log goes on behind a spot at `offset` that is cut off, so what is lost ends there.
+def _held(segments: Sequence[ScannedSegment], vouch: int, end_offset: int, staged: range) -> range:
+    """What of `staged` nobody needs the segments for, as these have nothing behind it.
 
-    At the tail's first record where the tail bridges the vouch: a copy of a live log may have the
+    All of it or, where a gap that nobody vouched for may be before it, nothing.
+    """
+    ends = [segment.state.end_offset for segment in segments if not segment.state.is_empty]
+    is_held = max([end_offset, *ends]) <= staged.stop and staged.start <= vouch
+    return staged if is_held else range(0)
+
+
+def _overlap(some: range, others: range) -> bool:
+    return max(some.start, others.start) < min(some.stop, others.stop)
+
+
+def _resumes_at(offset: int, vouch: int, staged: range) -> int:
+    """Where the log goes on behind a spot at `offset` that nothing follows, and the loss ends.
+
+    At the tail's first record where that had been promised, as a copy of a live log may have the
     tail and not the segment before it.
     """
-    is_bridged = offset < staged.start <= vouch <= staged.stop
-    return staged.start if is_bridged else vouch
+    return staged.start if staged and offset < staged.start <= vouch else max(offset, vouch)

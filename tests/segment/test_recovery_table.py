@@ -96,24 +96,64 @@ def test_offsets_that_were_vouched_for_and_are_gone_without_a_trace_are_cut_off(
 
 
 @pytest.mark.parametrize(
-    ("staged", "resumes_at"),
+    ("staged", "resumes_at", "tail_lost"),
     [
-        (range(7, 12), 7),  # bridges the vouch: nothing of the tail is lost
-        (range(9, 12), 9),
-        (range(7, 9), 7),
-        (range(7, 8), 9),  # ends below it: its offsets would be given out again
-        (range(10, 12), 9),  # a gap that nobody vouched for: what follows it is set aside
-        (range(0), 9),
+        (range(7, 12), 7, range(0)),  # bridges the vouch: nothing of the tail is lost
+        (range(9, 12), 9, range(0)),
+        (range(7, 9), 7, range(0)),
+        (range(7, 8), 7, range(8, 9)),  # ends below it: its offsets are not given out again
+        (range(10, 12), 9, range(0)),  # a gap nobody vouched for: what follows it is set aside
+        (range(0), 9, range(0)),
+        (range(2, 4), 9, range(0)),
     ],
 )
 @pytest.mark.parametrize("damage", [[], [spot(5, None)]])
-def test_a_tail_behind_what_is_cut_off_is_kept_where_it_bridges_the_vouch(
-    staged, resumes_at, damage
-):
+def test_the_log_resumes_at_the_tail_behind_what_is_cut_off(staged, resumes_at, tail_lost, damage):
     found = plan([scanned(0, 5, damage=damage)], 9, 0, staged)
     assert [finding.verdict for finding in found.findings] == [Verdict.CUT_OFF]
     assert found.findings[0].offsets == range(5, resumes_at)
     assert (found.next_offset, found.new_segment) == (resumes_at, True)
+    assert found.tail_lost == tail_lost
+
+
+def test_a_log_that_the_tail_goes_on_with_but_not_to_its_end_is_not_cut_off():
+    found = plan([scanned(0, 5)], 9, 0, range(3, 7))
+    assert (found.findings, found.next_offset, found.new_segment) == ([], 5, False)
+    assert found.tail_lost == range(7, 9)
+
+
+@pytest.mark.parametrize(("end", "keep"), [(8, 1), (12, 1), (13, 2)])
+def test_what_follows_a_missing_segment_goes_where_the_tail_has_all_of_it(end, keep):
+    found = plan([scanned(0, 5), scanned(8, end)], 9, 0, range(7, 12))
+    is_held = keep == 1
+    assert [one.verdict for one in found.findings] == [
+        Verdict.CUT_OFF if is_held else Verdict.DAMAGE
+    ]
+    assert found.findings[0].offsets == range(5, 7 if is_held else 8)
+    assert (found.keep, found.next_offset, found.cut) == (keep, 7 if is_held else 13, None)
+
+
+def test_a_spot_with_parts_that_reaches_what_the_tail_has_is_lost_up_to_there():
+    parts = tuple(Damage(200, 300, *lost, "a part") for lost in ((5, 6), (7, 9), (10, 11)))
+    damage = Damage(200, 300, 5, 12, "a test", parts)
+    found = plan([scanned(0, 20, damage=[damage])], 9, 0, range(8, 20))
+    assert [one.offsets for one in found.findings] == [range(5, 6), range(7, 8), range(8, 8)]
+    assert (found.keep, found.next_offset, found.new_segment) == (1, 8, True)
+
+
+def test_the_log_ends_within_its_bounds():
+    bounds = {"start_offset": 7, "end_offset_max": 9}
+    for next_offset, staged, expected in [
+        (5, range(0), 7),  # a copy with the start offset of after a trim
+        (8, range(0), 8),
+        (20, range(0), 9),  # a truncation that is pending
+    ]:
+        found = plan([scanned(0, next_offset)], next_offset, 0, staged, **bounds)
+        assert (found.next_offset, found.tail_lost) == (expected, range(0))
+    found = plan([scanned(0, 20)], 20, 0, start_offset=12, end_offset_max=9)
+    assert found.next_offset == 12
+    found = plan([scanned(0, 5)], 7, 0, range(3, 10), 10, start_offset=7)
+    assert (found.findings, found.next_offset, found.tail_lost) == ([], 7, range(0))
 
 
 def test_at_most_the_last_finding_is_torn():
@@ -130,7 +170,7 @@ def test_at_most_the_last_finding_is_torn():
     [
         (range(5, 12), Verdict.TORN),  # has all of it: nothing is lost
         (range(3, 9), Verdict.TORN),
-        (range(5, 8), Verdict.CUT_OFF),
+        (range(5, 8), Verdict.TORN),  # and what was promised behind it is lost
         (range(6, 12), Verdict.CUT_OFF),
     ],
 )
@@ -138,10 +178,11 @@ def test_at_most_the_last_finding_is_torn():
 def test_what_the_tail_has_all_of_is_not_lost(staged, verdict, followed_to):
     damage = [spot(5, followed_to and 7)]
     found = plan([scanned(0, followed_to or 5, damage=damage)], 9, 0, staged)
-    if verdict is Verdict.CUT_OFF and followed_to:
+    if (followed_to or 0) > staged.stop:
         verdict = Verdict.DAMAGE
-    if followed_to == 20:  # and the tail ends before
-        verdict = Verdict.DAMAGE
-    assert found.findings[0].verdict is verdict
+    assert [one.verdict for one in found.findings] == [verdict]
     if verdict is Verdict.TORN:
         assert (found.keep, found.next_offset, found.cut) == (1, 5, damage[0])
+        assert found.tail_lost == (range(staged.stop, 9) if staged.stop < 9 else range(0))
+    elif verdict is Verdict.CUT_OFF:
+        assert found.findings[0].offsets == range(5, staged.start)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 from segstore.log import opening, starting
 from segstore.segment import recovery
-from segstore.segment.tailreader import read_tail
 from tests.torture import t16_mixed_copies, t17_damaged_crashes
 from tests.torture.campaign import Run
 
@@ -24,33 +23,30 @@ def damaged_crashes(run: Run) -> None:
 
 @contextmanager
 def _tail_numbered_from_the_start() -> Iterator[None]:
-    real = starting.find
+    find, plan = starting.find, opening.plan
 
-    def find(*args: Any, **options: Any) -> Any:
-        found = real(*args, **options)  # the log may start above where the segments end
-        return found._replace(from_tail=read_tail(found.reader).since(found.plan.next_offset))
+    def without_start(*args: Any, **bounds: Any) -> Any:
+        return plan(*args, **{**bounds, "start_offset": 0})
 
-    with patch.object(starting, "find", find):
+    def bad_find(*args: Any, **options: Any) -> Any:
+        with patch.object(opening, "plan", without_start):
+            below = find(*args, **options)  # a copy may have the start of after a trim
+        return find(*args, **options)._replace(from_tail=below.from_tail)
+
+    with patch.object(starting, "find", bad_find):
         yield
 
 
 @contextmanager
 def _lost_although_the_tail_has_it() -> Iterator[None]:
-    real, judge = recovery._plan_segments, recovery.judge
-
-    def plan_segments(segments: Sequence[Any], vouch: int, *args: Any) -> Any:
-        whole = max([vouch, *(segment.vouch for segment in segments)])
-        with patch.object(recovery, "judge", lambda offset, _, **row: judge(offset, whole, **row)):
-            return real(segments, vouch, *args)
-
-    with patch.object(recovery, "_plan_segments", plan_segments):
+    with patch.object(recovery, "_held", lambda *_: range(0)):
         yield
 
 
 @contextmanager
 def _promise_of_the_tail_forgotten() -> Iterator[None]:
     real = opening.plan
-    with patch.object(opening, "plan", lambda *args: real(*args[:4])):
+    with patch.object(opening, "plan", lambda *args, **bounds: real(*args[:4], **bounds)):
         yield
 
 

@@ -79,6 +79,8 @@ class Told(NamedTuple):
         end: where the segments end.
         segments_durable: what is below is durable in the segments.
         durable: what is below is durable.
+        held: what it has, and an opening looks for in the segments, if a segment had promised
+            its first.
         staged: what it has to the end of the log, if so far, and an opening looks for in the
             segments.
     """
@@ -86,20 +88,23 @@ class Told(NamedTuple):
     end: int
     segments_durable: int
     durable: int
+    held: range
     staged: range
 
 
 def tell(crash: Crash) -> Told:
     tail = Tail.open(MemoryDisk.of(crash.files), write=False)
     if tail is None or tail.log_id is None:
-        return Told(0, 0, 0, range(0))
+        return Told(0, 0, 0, range(0), range(0))
     registers = (tail.end, tail.segments_durable, tail.tail_durable, tail.recovery_point)
     end, segments_durable, durable, recovery_point = (one.read() or 0 for one in registers)
     durable = max(segments_durable, durable)
     staged = TailReader(tail.view, log_tag(tail.log_id)).offsets()
     is_all = staged.start <= durable and staged.stop >= crash.end_max
     first = max(staged.start, recovery_point, crash.expected.start_max)
-    return Told(end, segments_durable, durable, range(first, staged.stop if is_all else 0))
+    held = range(first, staged.stop if staged.start <= segments_durable else 0)
+    staged = range(first, staged.stop if is_all else 0)
+    return Told(end, segments_durable, durable, held, staged)
 
 
 def promise(crash: Crash, damaged: Damaged) -> Promise:
@@ -119,10 +124,14 @@ def promise(crash: Crash, damaged: Damaged) -> Promise:
     kept = set(range(start, end))
     if following is not None:  # an opening may not look into it, as it may be sealed
         return Promise(end, kept.difference(range(segment[0], following)))
-    # A bad spot that begins before what the tail has, and that something follows, stays as it is.
-    is_end = len(damaged.data or b"") < len(crash.files[damaged.name])
-    before = range(0) if is_end else range(max(segment[0], start), told.staged.start)
-    return Promise(end, kept.difference(range(segment[0], end)), told.staged, before)
+    kept = kept.difference(range(segment[0], end))
+    if len(damaged.data or b"") < len(crash.files[damaged.name]):
+        return Promise(end, kept, told.staged or told.held)
+    # A bad spot that begins before what the tail has, and that something follows, stays as it is
+    # where no segment had promised what is between.
+    is_promised = told.staged.start <= told.segments_durable
+    before = range(0) if is_promised else range(max(segment[0], start), told.staged.start)
+    return Promise(end, kept, told.staged, before)
 
 
 def damage(files: dict[str, bytes], random: Random) -> Damaged:
