@@ -133,6 +133,18 @@ def test_what_follows_a_missing_segment_goes_where_the_tail_has_all_of_it(end, k
     assert (found.keep, found.next_offset, found.cut) == (keep, 7 if is_held else 13, None)
 
 
+def test_what_follows_where_the_tail_begins_stays():
+    found = plan([scanned(0, 5), scanned(7, 12)], 9, 0, range(7, 12))
+    assert [one.offsets for one in found.findings] == [range(5, 7)]
+    assert (found.keep, found.next_offset, found.new_segment) == (2, 12, False)
+
+
+def test_what_follows_stays_where_nobody_had_promised_the_tails_first_record():
+    found = plan([scanned(0, 12, damage=[spot(5, 8)])], 6, 0, range(7, 12))
+    assert [one.offsets for one in found.findings] == [range(5, 8)]
+    assert (found.keep, found.next_offset, found.new_segment) == (1, 12, False)
+
+
 def test_a_spot_with_parts_that_reaches_what_the_tail_has_is_lost_up_to_there():
     parts = tuple(Damage(200, 300, *lost, "a part") for lost in ((5, 6), (7, 9), (10, 11)))
     damage = Damage(200, 300, 5, 12, "a test", parts)
