@@ -88,6 +88,21 @@ def test_a_missing_segment_is_judged_like_any_other_spot(vouch, verdict):
     assert found.keep == (2 if verdict is Verdict.DAMAGE else 1)
 
 
+def test_a_missing_segment_comes_before_the_damage_in_the_next():
+    found = plan([scanned(0, 5), scanned(8, 20, damage=[spot(12, 14)])], 15, 0)
+    assert [one.offsets for one in found.findings] == [range(5, 8), range(12, 14)]
+
+
+@pytest.mark.parametrize(
+    ("torn_at", "has_header", "keep"), [(8, True, 2), (8, False, 1), (9, False, 2)]
+)
+def test_a_torn_segment_goes_as_a_whole_where_nothing_of_it_is_left(torn_at, has_header, keep):
+    torn = scanned(8, torn_at, damage=[spot(torn_at, None)], has_header=has_header)
+    found = plan([scanned(0, 8), torn], 8, 0)
+    assert [one.verdict for one in found.findings] == [Verdict.TORN]
+    assert (found.keep, found.next_offset) == (keep, torn_at)
+
+
 def test_offsets_that_were_vouched_for_and_are_gone_without_a_trace_are_cut_off():
     found = plan([scanned(0, 5)], 9, 0)
     assert [finding.verdict for finding in found.findings] == [Verdict.CUT_OFF]
