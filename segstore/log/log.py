@@ -420,7 +420,9 @@ class Log(Handle):
         Raises:
             OffsetOutOfRangeError: `before` is outside the log.
             TypeError: it is not an int.
-            StorageError, ReadOnlyError, LogClosedError: as for `append`.
+            StorageError: the new start can't be stored, and the log starts where it did; or a
+                file can't be removed, and goes in the next pass of retention.
+            ReadOnlyError, LogClosedError: as for `append`.
         """
         with self._keeping_house("the log can't be trimmed") as writer:
             before = self._reading().bounds(as_offset(before), None).start

@@ -43,7 +43,7 @@ class StartOffset:
                 disk, START, FileHeader(KIND_START, 0, log_id, created), found
             )
         elif file.current.value:
-            # A move whose sync failed left a value that is read back and may yet be lost.
+            # A move that was killed before its sync left a value that may yet be lost.
             file.prove()
         return cls(file)
 
@@ -51,7 +51,7 @@ class StartOffset:
         """Move it up, durably; a lower offset changes nothing.
 
         Raises:
-            OSError: it can't be written; it is where it was.
+            OSError: it can't be written; it is where it was, as `CheckpointFile.move` has it.
         """
         if offset > self.value:
             self._file.move(offset, time)

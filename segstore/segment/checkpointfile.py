@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 
 from segstore.disk import Disk, File, open_anew
 from segstore.format.checkpoint import (
@@ -168,15 +169,22 @@ class CheckpointFile:
         """Store a value durably; a crash at any moment leaves the old one or the new.
 
         Raises:
-            OSError: it can't be written or synced.
+            OSError: it can't be written or synced. The old one counts; where it can't be put back
+                either, a power cut or the next opening may find the new one.
         """
         current = self.current
         if current.sequence == SEQUENCE_MAX:  # which no count of writes reaches: somebody forged it
             raise OSError(errno.EOVERFLOW, "the checkpoint is damaged; delete it", self._file.name)
         lost = current.lost_count if lost_count is None else lost_count
         following = Checkpoint(current.sequence + 1, value, time, lost)
-        self._file.write([encode_slot(following)], slot_position(following.sequence))
-        self._file.sync(data_only=True)
+        try:
+            self._store(following)
+        except OSError:
+            # The cache has it all the same, and so would the next opening. In its place, as the
+            # other slot may be the only durable one.
+            with suppress(OSError):
+                self._store(current._replace(sequence=following.sequence))
+            raise
         self.current = following
 
     def prove(self) -> None:
@@ -185,8 +193,10 @@ class CheckpointFile:
         Raises:
             OSError: it can't be written or synced.
         """
-        current = self.current
-        self._file.write([encode_slot(current)], slot_position(current.sequence))
+        self._store(self.current)
+
+    def _store(self, checkpoint: Checkpoint) -> None:
+        self._file.write([encode_slot(checkpoint)], slot_position(checkpoint.sequence))
         self._file.sync(data_only=True)
 
     def close(self) -> None:

@@ -1,0 +1,98 @@
+"""A trim or a commit whose sync fails raises, and does not take effect later on."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from segstore import StorageError
+from segstore.config import LogConfig
+from segstore.log.log import Log, Mode
+from segstore.testing.faulty import Fault, FaultyDisk
+from segstore.testing.memory import MemoryDisk
+
+CONFIG = LogConfig.of({"background": False, "segment_size": "4KiB"}, environment={})
+VALUES = [b"%02d" % number * 50 for number in range(100)]
+BEFORE = (0, 10, VALUES)
+TRIMMED = (60, 10, VALUES[60:])
+COMMITTED = (0, 60, VALUES)
+
+
+def trim(log: Log) -> Callable[[], None]:
+    return lambda: log.trim(60)
+
+
+def commit(log: Log) -> Callable[[], None]:
+    consumer = log.consumer("one")
+    return lambda: consumer.commit(60)
+
+
+CASES = pytest.mark.parametrize(
+    ("prepare", "name", "after"), [(trim, "start", TRIMMED), (commit, "one.consumer", COMMITTED)]
+)
+
+
+def state_of(disk: MemoryDisk, mode: Mode = "a") -> tuple[int, int, list[bytes]]:
+    """Where the log starts, where the consumer is, and what can be read."""
+    with Log(disk, mode, CONFIG) as log:
+        return log.start_offset, log.consumers()[0].committed, list(log.values())
+
+
+@pytest.fixture
+def memory() -> MemoryDisk:
+    disk = MemoryDisk()
+    with Log(disk, "a", CONFIG) as log:
+        log.append_many(VALUES)
+        with log.consumer("one") as consumer:
+            consumer.commit(10)
+    return disk
+
+
+def fail_sync_of(disk: FaultyDisk, name: str, *, is_lasting: bool) -> None:
+    """From the next sync of that file on, or just that one."""
+
+    def before(kind: str, of: str) -> None:
+        if (kind, of) == ("sync", name):
+            number = disk.counts["sync"] + 1
+            disk.faults = [Fault("sync", number, errno.EIO, is_lasting, drops_data=True)]
+            disk.before = None
+
+    disk.before = before
+
+
+@CASES
+def test_what_failed_at_its_sync_was_not_done(memory, prepare, name, after):
+    disk = FaultyDisk(memory)
+    log = Log(disk, "a", CONFIG)
+    act = prepare(log)
+    fail_sync_of(disk, name, is_lasting=False)
+    with pytest.raises(StorageError):
+        act()
+    assert disk.failures == 1
+    assert (log.start_offset, log.consumers()[0].committed, list(log.values())) == BEFORE
+    assert state_of(memory, "r") == BEFORE
+    assert state_of(memory.after_kill()) == BEFORE
+    for seed in range(20):  # the power goes
+        assert state_of(memory.unsynced().sample(Random(seed))) == BEFORE
+    act()
+    log.close()
+    assert state_of(memory.after_kill()) == after
+
+
+@CASES
+def test_where_the_old_value_can_not_be_synced_either_a_power_cut_may_find_both(
+    memory, prepare, name, after
+):
+    disk = FaultyDisk(memory)
+    log = Log(disk, "a", CONFIG)
+    act = prepare(log)
+    fail_sync_of(disk, name, is_lasting=True)
+    with pytest.raises(StorageError):
+        act()
+    assert state_of(memory, "r") == BEFORE
+    assert state_of(memory.after_kill()) == BEFORE
+    found = [state_of(memory.unsynced().sample(Random(seed))) for seed in range(20)]
+    assert all(state in (BEFORE, after) for state in found)
