@@ -78,10 +78,11 @@ def verify(view: LogView, found: RecoveryReport) -> VerifyReport:
             else:
                 size_bytes += event.size_bytes
             for batch in readable(event):
-                # The log may start in it, and end in it where a truncation is pending.
-                offsets = range(
-                    max(batch.base_offset, start_offset), min(batch.end_offset, view.end_offset())
-                )
+                # The log may start in it, and end in it where a truncation is pending. Readers go
+                # on in the next segment where that begins, though this one may have more: a copy
+                # can have it as of before a truncation.
+                stop = batch.end_offset if end is None else min(batch.end_offset, end)
+                offsets = range(max(batch.base_offset, start_offset), min(stop, view.end_offset()))
                 expected = max(expected, offsets.stop)
                 try:
                     batch.records()

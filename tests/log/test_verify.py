@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,27 @@ def test_what_a_pending_truncation_takes_is_neither_counted_nor_missed(path, mon
         assert (reader.end_offset, report.record_count, report.lost) == (303, 303, ())
     with segstore.open(path, **OPTIONS) as log:
         assert log.verify().record_count == len(log) == 303
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_what_two_segments_have_counts_once(path, tmp_path, mode, is_compressed):
+    """A copy, file by file, has the first as of before a truncation, the others as of after it."""
+    before = tmp_path / "before"
+    with segstore.open(path, **OPTIONS | {"segment_size": 65536}) as log:
+        log.append_many([b"x" * 100] * 400)
+        log.roll()
+        if is_compressed:
+            log.compress()
+        shutil.copytree(path, before)
+        log.truncate(252)
+        log.roll()
+        log.append_many([b"y" * 100] * 100)
+    for file in before.glob(f"{0:020}.*"):
+        shutil.copy(file, path)
+    with segstore.open(path, mode, **OPTIONS) as log:
+        records = list(log)
+        assert [record.offset for record in records] == list(range(353))
+        assert log[300].value == b"y" * 100
+        report = log.verify()
+    assert (report.record_count, report.lost) == (353, ())
