@@ -5,11 +5,12 @@ same on one that fails or forgets (`segstore.testing`).
 """
 
 from segstore.disk.anew import open_anew
-from segstore.disk.base import Disk, File, LockHeldError, Mapping
+from segstore.disk.base import FULL, Disk, File, LockHeldError, Mapping
 from segstore.disk.handle import Handle
 from segstore.disk.real import OsDisk, is_directory, publish_directory, remove_directory
 
 __all__ = [
+    "FULL",
     "Disk",
     "File",
     "Handle",

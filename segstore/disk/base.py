@@ -12,10 +12,14 @@ Rules that every implementation keeps:
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Protocol
 
 from segstore.format.buffers import Buffer
+
+# What a full disk says, or one of which the user may have no more.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LockHeldError(Exception):

@@ -37,6 +37,7 @@ class Compressor:
         self._created = created
         self._batch_size_bytes = batch_size_bytes
         self.refused: dict[int, str] = {}
+        self._room_bytes: dict[int, int] = {}  # what the disk was too full for
 
     def waiting(self) -> list[int]:
         """The base offsets of the segments to compress."""
@@ -47,6 +48,11 @@ class Compressor:
             and not segment.is_compressed
             and segment.base_offset not in self.refused
         ]
+
+    def forget(self) -> None:
+        """Forget what segments were, as a truncation gives their base offsets out again."""
+        self.refused.clear()
+        self._room_bytes.clear()
 
     def run(self, codec: Codec, progress: Progress | None = None, limit: int | None = None) -> int:
         """Compress what waits, at most `limit` segments; how many were.
@@ -81,17 +87,23 @@ class Compressor:
             is_compressed=False,
             stamp=segment.stamp,
         )
-        from segstore.segment.compress import compress_segment
+        from segstore.segment.compress import NoRoomError, compress_segment
 
-        swapped = compress_segment(
-            self._disk,
-            reader,
-            self._log_id,
-            self._created,
-            segment.stamp.end_offset,
-            codec,
-            self._batch_size_bytes,
-        )
+        try:
+            swapped = compress_segment(
+                self._disk,
+                reader,
+                self._log_id,
+                self._created,
+                segment.stamp.end_offset,
+                codec,
+                self._batch_size_bytes,
+                self._room_bytes.get(base_offset, 0),
+            )
+        except NoRoomError as error:
+            self._room_bytes[base_offset] = error.room_bytes
+            raise
+        self._room_bytes.pop(base_offset, None)
         # Readers find the new file before the old one goes; whoever has that open reads on in it.
         self._manager.replace(swapped)
         for suffix in (RAW_SUFFIX, RAW_INDEX_SUFFIX):

@@ -461,7 +461,7 @@ class Log(Handle):
                     finally:
                         # Behind the commit point nothing here is what the log is to become.
                         self._reader.refusal = writer.failure
-            self._compressor.refused.clear()
+            self._compressor.forget()
             self._bell.ring()
 
     # Reading

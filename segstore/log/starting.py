@@ -5,7 +5,7 @@ import os
 from typing import NamedTuple
 
 from segstore.config import LogConfig
-from segstore.disk import Disk
+from segstore.disk import FULL, Disk
 from segstore.errors import StorageError
 from segstore.format.fileheader import KIND_SEGMENT, VERSION, FileHeader, log_tag
 from segstore.log.clock import EngineClock
@@ -25,7 +25,7 @@ from segstore.log.opening import (
 from segstore.log.report import RecoveryReport
 from segstore.log.startoffset import HeldStart, StartOffset
 from segstore.log.truncation import begin_truncation, finish_truncation, may_be_pending
-from segstore.log.writer import FULL, UNSEALED_COUNT_MAX, LogWriter
+from segstore.log.writer import UNSEALED_COUNT_MAX, LogWriter
 from segstore.segment.doorbell import Doorbell
 from segstore.segment.recovery import ScannedSegment, scan_segment
 from segstore.segment.tail import Tail

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, SupportsIndex
 
 from segstore.config import Durability
+from segstore.disk import FULL
 from segstore.errors import (
     ConfigError,
     LogClosedError,
@@ -49,8 +50,6 @@ from segstore.segment.writer import NotWrittenError, SegmentBrokenError
 
 # How many rolled segments may wait for their seal before an append seals one itself.
 UNSEALED_COUNT_MAX = 8
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LogWriter:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
-from segstore.disk import Disk, File, open_anew
+from segstore.disk import FULL, Disk, File, open_anew
 from segstore.errors import CorruptionError
 from segstore.format.batch import RecordBatch
 from segstore.format.buffers import Buffer
@@ -46,6 +46,18 @@ GROUP_BYTES = 512 * 1024
 UNCACHE_BYTES = 1024 * 1024
 
 
+class NoRoomError(OSError):
+    """The disk is too full for the compressed form of a segment.
+
+    Attributes:
+        room_bytes: what it takes at least, as far as is known now.
+    """
+
+    def __init__(self, error: OSError, room_bytes: int) -> None:
+        super().__init__(error.errno, error.strerror, error.filename)
+        self.room_bytes = room_bytes
+
+
 def compress_segment(
     disk: Disk,
     reader: SegmentReader,
@@ -54,8 +66,12 @@ def compress_segment(
     end_offset: int,
     codec: Codec,
     batch_size_bytes: int,
+    room_bytes: int = 0,
 ) -> Segment:
     """Write the compressed form of a sealed plain segment and commit it.
+
+    How much it takes is known only once the disk was too full for it. The next try has that as
+    `room_bytes`, and asks for it before it does all the work once more.
 
     A chunk is about a full batch: damage to it costs that batch and no other, and so does reading
     one offset. Larger ones are smaller on disk (64 KiB: 6.1 % above the whole file at once, 128
@@ -63,6 +79,7 @@ def compress_segment(
 
     Raises:
         CorruptionError: the segment is damaged; it is left as it is.
+        NoRoomError: the disk was full in the middle; nothing is left behind.
         OSError: the disk is full or failed; nothing is left behind.
     """
     base_offset = reader.base_offset
@@ -71,14 +88,18 @@ def compress_segment(
     aside = temporary(name)
     index_name = segment_file(base_offset, LZ4_INDEX_SUFFIX)
     file = open_anew(disk, aside)
+    writer = _ChunkWriter(file, codec)
     try:
+        if room_bytes:
+            file.allocate(room_bytes)
         state = SegmentState(base_offset, index_interval_bytes=0)
-        writer = _ChunkWriter(file, codec)
         chunk_bytes = max(CHUNK_BYTES_MIN, batch_size_bytes)
         items = _merged(_batches(reader, end_offset), chunk_bytes)
         for chunk in _chunks(items, chunk_bytes, header, state):
             writer.add(chunk)
         writer.flush()
+        if room_bytes:
+            file.truncate(writer.position)
         file.sync()
         if state.is_empty:
             raise _damage(reader, base_offset, end_offset, "no record of it can be read")
@@ -97,11 +118,14 @@ def compress_segment(
         )
         file.close()
         disk.rename(aside, name)
-    except Exception:
+    except Exception as error:
         file.close()
         disk.unlink(aside)
         if disk.size_of(index_name) is not None:
             disk.unlink(index_name)
+        if isinstance(error, OSError) and error.errno in FULL and writer.position:
+            # A group more, as it is the index that may have found no room.
+            raise NoRoomError(error, max(room_bytes, writer.position) + GROUP_BYTES) from error
         raise
     disk.sync_directory()
     return Segment(base_offset, True, writer.position, stamp)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import subprocess
 from contextlib import suppress
@@ -15,7 +16,7 @@ import segstore
 from segstore import Log, StorageError
 from segstore.config import LogConfig
 from segstore.testing.faulty import Fault, FaultyDisk
-from segstore.testing.memory import MemoryDisk
+from segstore.testing.memory import Event, MemoryDisk
 
 OPTIONS = {"background": False, "segment_size": 4096, "batch_size": 1024, "compression": None}
 CONFIG = LogConfig.of(OPTIONS, environment={})
@@ -184,3 +185,54 @@ def test_what_was_rolled_waits_for_its_seal_until_there_is_room() -> None:
     with Log(faulty, "a", CONFIG) as log:
         assert log.recovery.lost == ()
         assert list(log.values()) == [*VALUES[500:], b"into the tail"]
+
+
+@pytest.mark.parametrize("keys", [False, True])
+def test_compression_begins_again_only_with_more_room_than_was_too_little(keys: bool) -> None:
+    """A disk of a size: each round in the background would write all that fits, for nothing."""
+    options = OPTIONS | {"segment_size": 8 << 20, "batch_size": 65536, "compression": "lz4"}
+    config = LogConfig.of(options, environment={})
+    disk = MemoryDisk()
+    values = [random.Random(number).randbytes(1000) for number in range(4000)]
+    log = Log(disk, "a", config)
+    log.append_many(values, keys=values if keys else None)
+    log.roll()
+    plain_bytes = log.segments()[0].size_bytes
+    compressed_bytes = 0
+
+    def used() -> int:
+        return sum(disk.size_of(name) or 0 for name in disk.names())
+
+    def check_size(_: MemoryDisk, event: Event) -> None:
+        nonlocal compressed_bytes
+        grows_to = 0
+        if event.kind in ("allocate", "write"):
+            grows_to = event.position + len(event.data)
+        if used() + grows_to - (disk.size_of(event.name) or 0) > max(size_bytes, used()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), event.name)
+        if event.kind == "write" and event.name.endswith(".log.lz4.tmp"):
+            compressed_bytes += len(event.data)
+
+    disk.watch = check_size
+    room_bytes = 0
+    tries = 0
+    while log.segments()[0].state == "sealed":
+        room_bytes += 128 << 10
+        size_bytes = used() + room_bytes
+        compressed_bytes = 0
+        with suppress(StorageError):
+            log.maintain()
+        tries += bool(compressed_bytes)
+        compressed_bytes = 0
+        if log.segments()[0].state == "sealed":
+            with pytest.raises(StorageError, match="No space left"):
+                log.maintain()
+            assert compressed_bytes == 0
+        assert room_bytes < 2 * plain_bytes
+    assert tries < plain_bytes >> 18
+    assert list(log.values()) == values
+    assert log.verify()[2:] == ((), ())
+    log.close()
+    with Log(disk, "a", config) as log:
+        assert log.recovery.was_clean
+        assert list(log.values()) == values
