@@ -34,7 +34,8 @@ class ConsumerInfo(NamedTuple):
         name: its name.
         committed: its committed offset: the first it has not processed.
         lag: how many records are behind its committed offset, up to the log end offset.
-        lost_count: how many records retention took before it had committed them, in all.
+        lost_count: how many records retention took before it had committed them, in all; those
+            that it had read no longer count once it commits them.
     """
 
     name: str
@@ -46,6 +47,14 @@ class ConsumerInfo(NamedTuple):
 def lag(committed: int, start_offset: int, end_offset: int) -> int:
     """How many of the records that there are a consumer has not committed."""
     return max(0, end_offset - max(committed, start_offset))
+
+
+def lost_count(counted: int, committed: int, start_offset: int) -> int:
+    """How many records a consumer lost: `counted` as it went on, and those that went since.
+
+    What it had read is known to it alone, and counts until it commits that.
+    """
+    return counted + max(0, start_offset - committed)
 
 
 class Consumer(Handle):
@@ -126,8 +135,11 @@ class Consumer(Handle):
 
     @property
     def lost_count(self) -> int:
-        """How many records retention took before this consumer had read them, in all."""
-        return self._file.current.lost_count
+        """How many records retention took before this consumer had committed them, in all.
+
+        Those that it had read no longer count once it commits them.
+        """
+        return lost_count(self._counted, self.committed, self._reader.view.start_offset())
 
     def poll(
         self,
@@ -187,6 +199,9 @@ class Consumer(Handle):
     def commit(self, offset: SupportsIndex | None = None) -> None:
         """Store durably that everything below `offset` (by default the position) is processed.
 
+        An offset below the log start offset is taken as well: what stood between the two counts as
+        lost, until a later commit says that it is processed too.
+
         Raises:
             OffsetOutOfRangeError: `offset` is above the log end offset or negative, or the log was
                 truncated since the last `poll`, and `offset` is above the position as it is now.
@@ -211,7 +226,7 @@ class Consumer(Handle):
                 raise OffsetOutOfRangeError(value, start, self._position, what)
             if not 0 <= value <= max(view.end_offset(), self._position):
                 raise OffsetOutOfRangeError(value, start, view.end_offset())
-            self._move(value, self.lost_count)
+            self._move(value, self._counted)
 
     def seek(
         self, offset: SupportsIndex | None = None, *, timestamp: SupportsIndex | None = None
@@ -279,10 +294,15 @@ class Consumer(Handle):
             what = f"consumer {self.name!r} can't go on at offset {start}"
             with storage_errors(what), HeldStart(self._disk, shared=True) as held, held:
                 self._catch_up()
-                self._move(max(self.committed, start), self.lost_count + start - self._position)
+                self._move(max(self.committed, start), self._counted + start - self._position)
                 self._position = start
         stop = None if max_records is None else self._position + max_records
         return self._reader.bounds(self._position, stop)
+
+    @property
+    def _counted(self) -> int:
+        """How many lost records it has counted, those that it passed over."""
+        return self._file.current.lost_count
 
     def _catch_up(self) -> None:
         """Where it was moved back, know of it; whoever calls is in `HeldStart`."""

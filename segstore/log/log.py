@@ -650,7 +650,7 @@ class Log(Handle):
         Raises:
             LogClosedError: the log was closed.
         """
-        from segstore.log.consumer import ConsumerInfo, lag, registered
+        from segstore.log.consumer import ConsumerInfo, lag, lost_count, registered
 
         view = self._view()
         end, start = view.end_offset(), view.start_offset()
@@ -660,9 +660,9 @@ class Log(Handle):
                     name,
                     committed,
                     lag(committed, start, end),
-                    lost + max(0, start - committed),
+                    lost_count(counted, committed, start),
                 )
-                for name, (committed, lost) in sorted(registered(self._disk).items())
+                for name, (committed, counted) in sorted(registered(self._disk).items())
             )
 
     def remove_consumer(self, name: str) -> bool:

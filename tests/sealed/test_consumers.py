@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -326,6 +327,39 @@ def test_poll_that_skips_waits_behind_damage_at_the_end(path: str) -> None:
             assert consumer.poll(errors="skip", timeout=0.01) == []
             threading.Timer(0.1, log.append, [b"late"]).start()
             assert [r.offset for r in consumer.poll(errors="skip", timeout=20)] == [10]
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_a_consumer_and_the_log_say_the_same_of_what_it_lost(log: Log, mode: Any) -> None:
+    with open_log(log.path, mode) if mode == "r" else nullcontext(log) as source:
+        consumer = source.consumer("one")
+
+        def lost() -> int:
+            (info,) = log.consumers()
+            assert consumer.lost_count == info.lost_count
+            return info.lost_count
+
+        consumer.poll(40)
+        consumer.commit(10)
+        log.trim(30)
+        assert lost() == 20  # if it goes on from there
+        consumer.commit(15)
+        assert lost() == 15
+        consumer.commit()
+        assert lost() == 0  # it had read them
+        log.trim(100)
+        assert lost() == 60
+        assert consumer.poll(1)[0].offset == 100
+        assert (lost(), consumer.committed) == (60, 100)
+        consumer.commit(50)
+        assert lost() == 110
+        consumer.poll(1)
+        assert lost() == 110
+        consumer.close()
+        consumer = source.consumer("one")
+        assert lost() == 110
+        assert consumer.poll(1)[0].offset == 100
+        assert lost() == 110
 
 
 def test_retention_that_overtakes_is_counted(path: str) -> None:

@@ -124,13 +124,13 @@ class _Session:
         """C3: what comes is in a row from the position on, but for what retention took."""
         consumer, consumers, ledger = self.consumer, self._scene.consumers, self._scene.ledger
         name = consumer.name
-        position, lost = consumer.position, consumer.lost_count
+        position, lost = consumer.position, consumer._counted
         with consumers.changing(self._claim, may_skip=True) as change:
             records = receive()
             change.became = consumer.committed
         consumers.gave(name, records)
         ledger.check(records, records[0].offset if records else None)
-        after, lost = consumer.position, consumer.lost_count - lost
+        after, lost = consumer.position, consumer._counted - lost
         following = position + lost
         if lost < 0 or (records and after != records[-1].offset + 1):
             raise BrokenError(f"C3: consumer {name} is at {after}, {lost} lost, after {records}")
