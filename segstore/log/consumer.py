@@ -34,8 +34,8 @@ class ConsumerInfo(NamedTuple):
         name: its name.
         committed: its committed offset: the first it has not processed.
         lag: how many records are behind its committed offset, up to the log end offset.
-        lost_count: how many records retention took before it had committed them, in all; those
-            that it had read no longer count once it commits them.
+        lost_count: how many records retention took before it had committed them, in all. Which of
+            them it had read is known to it alone.
     """
 
     name: str
@@ -49,12 +49,9 @@ def lag(committed: int, start_offset: int, end_offset: int) -> int:
     return max(0, end_offset - max(committed, start_offset))
 
 
-def lost_count(counted: int, committed: int, start_offset: int) -> int:
-    """How many records a consumer lost: `counted` as it went on, and those that went since.
-
-    What it had read is known to it alone, and counts until it commits that.
-    """
-    return counted + max(0, start_offset - committed)
+def lost_count(counted: int, position: int, start_offset: int) -> int:
+    """How many records a consumer lost: `counted` as it went on, and those that went since."""
+    return counted + max(0, start_offset - position)
 
 
 class Consumer(Handle):
@@ -135,11 +132,8 @@ class Consumer(Handle):
 
     @property
     def lost_count(self) -> int:
-        """How many records retention took before this consumer had committed them, in all.
-
-        Those that it had read no longer count once it commits them.
-        """
-        return lost_count(self._counted, self.committed, self._reader.view.start_offset())
+        """How many records retention took before this consumer had read them, in all."""
+        return lost_count(self._counted, self._position, self._reader.view.start_offset())
 
     def poll(
         self,
@@ -199,8 +193,8 @@ class Consumer(Handle):
     def commit(self, offset: SupportsIndex | None = None) -> None:
         """Store durably that everything below `offset` (by default the position) is processed.
 
-        An offset below the log start offset is taken as well: what stood between the two counts as
-        lost, until a later commit says that it is processed too.
+        An offset below the log start offset is taken as well: what stood between the two is lost to
+        whoever goes on from there (and in `Log.consumers`), until a later commit.
 
         Raises:
             OffsetOutOfRangeError: `offset` is above the log end offset or negative, or the log was
