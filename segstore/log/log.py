@@ -405,10 +405,9 @@ class Log(Handle):
                 with suppress(StorageError):  # on a full disk the sealed ones can go all the same
                     if writer.roll():
                         writer.seal_rolled()
-            try:
-                return self._sweeper.sweep(dry_run=dry_run, as_if_rolled=expires and dry_run)
-            finally:
-                self._reader.forget_removed()
+            if dry_run:
+                return self._sweeper.sweep(dry_run=True, as_if_rolled=expires)
+            return self._sweep(writer)
 
     def trim(self, before: SupportsIndex) -> None:
         """Remove every record before an offset, at once and durably.
@@ -429,10 +428,7 @@ class Log(Handle):
             # The start must never be ahead of what survives a power cut.
             writer.sync_segments(before)
             self._started.start.move(before, time.time_ns())
-            try:
-                self._sweeper.sweep(dry_run=False)
-            finally:
-                self._reader.forget_removed()
+            self._sweep(writer)
 
     def truncate(self, after: SupportsIndex) -> None:
         """Remove every record after an offset; that one stays, and the next append follows it.
@@ -901,6 +897,13 @@ class Log(Handle):
     def _wake_maintenance(self) -> None:
         if self._maintenance is not None:
             self._maintenance.wake()
+
+    def _sweep(self, writer: LogWriter) -> SweepReport:
+        writer.drop_rolled(self._started.start.value)
+        try:
+            return self._sweeper.sweep(dry_run=False)
+        finally:
+            self._reader.forget_removed()
 
     @contextmanager
     def _keeping_house(self, what: str) -> Iterator[LogWriter]:

@@ -191,6 +191,15 @@ class SegmentManager:
             del self._rolled[0]
         return count
 
+    def drop_rolled(self, start_offset: int) -> None:
+        """Have the rolled segments below the log start offset wait for no seal; not during a sync.
+
+        They are about to be removed, and on a full disk there is no room for a seal.
+        """
+        while self._rolled and self._rolled[0].state.end_offset <= start_offset:
+            self._rolled[0].release()
+            del self._rolled[0]
+
     def seal(self, writer: SegmentWriter) -> None:
         """Seal one segment that is not written to any more.
 

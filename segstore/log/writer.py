@@ -413,6 +413,11 @@ class LogWriter:
                 self._fail_halfway()
                 raise
 
+    def drop_rolled(self, start_offset: int) -> None:
+        """Seal nothing any more that lies below the log start offset."""
+        with self._device_lock:
+            self.manager.drop_rolled(start_offset)
+
     def tick(self) -> None:
         """What the clock asks for: the sync of `sync_interval`, and the roll by age.
 

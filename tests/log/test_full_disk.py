@@ -236,3 +236,34 @@ def test_compression_begins_again_only_with_more_room_than_was_too_little(keys: 
     with Log(disk, "a", config) as log:
         assert log.recovery.was_clean
         assert list(log.values()) == values
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_trim_frees_what_there_was_no_room_to_seal(is_killed: bool) -> None:
+    disk = MemoryDisk()
+    log = Log(disk, "a", CONFIG)
+    log._writer._unsealed_count_max = 100  # type: ignore[union-attr]
+    log.append_many(VALUES)  # rolls, and seals nothing
+    log.sync()
+    faulty = full(disk.after_kill())
+    log = Log(faulty, "a", CONFIG)
+    with pytest.raises(StorageError, match="free some space"):
+        log.compress()
+    first, second, third = (info.base_offset for info in log.segments()[:3])
+    if is_killed:  # between the move of the start and the files
+        log._started.start.move(second, 1)
+        log = Log(full(faulty.inner.after_kill()), "a", CONFIG)
+        log.sweep()
+    else:
+        log.trim(second)
+    assert f"{first:020}.log" not in log._disk.names()
+    assert f"{second:020}.log" in log._disk.names()
+    log.trim(third + 1)
+    assert f"{second:020}.log" not in log._disk.names()
+    assert f"{third:020}.log" in log._disk.names()
+    assert list(log.values()) == VALUES[third + 1 :]
+    disk = log._disk.inner.after_kill()
+    with Log(disk, "a", CONFIG) as log:
+        assert list(log.values()) == VALUES[third + 1 :]
+        assert log.recovery.lost == ()
+        assert log.verify().is_intact
