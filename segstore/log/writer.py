@@ -350,7 +350,7 @@ class LogWriter:
             if self._sync_turn.take(target):
                 with self._device_lock:
                     if self._durable_offset < target and not (with_tail and self._sync_tail()):
-                        self._sync_segments(with_index=False)
+                        self._sync_drained(with_tail=with_tail)
         finally:
             self._sync_turn.pass_on(self._durable_offset)
         return self._durable_offset
@@ -591,7 +591,22 @@ class LogWriter:
         if self._tail is not None:
             self._tail.end.advance(self.written_end)
 
-    def _sync_tail(self) -> bool:
+    def _sync_drained(self, *, with_tail: bool) -> None:
+        """Drain and sync the segments; the device lock is held.
+
+        On a full disk what was staged is synced where it is: an append that raises must not have
+        its records in the log.
+        """
+        try:
+            self._sync_segments(with_index=False)
+        except StorageError as error:
+            if not with_tail or self._failure is not None or error.errno not in FULL:
+                raise
+            self._sync_segments(with_index=False, drains=False)
+            if not self._sync_tail(even_full=True):
+                raise
+
+    def _sync_tail(self, *, even_full: bool = False) -> bool:
         """Sync the tail instead, if that is enough and no frame is full; the device lock is held.
 
         The device has less to do than for a file that grows, as the tail is overwritten in place;
@@ -602,7 +617,9 @@ class LogWriter:
         buffer = self.buffer
         with self._append_lock, self._gate:
             target, restart_count = buffer.next_offset, self._restart_count
-            is_full = buffer.position >= FRAMES_POSITION + self._batch_size_bytes
+            is_full = not even_full and (
+                buffer.position >= FRAMES_POSITION + self._batch_size_bytes
+            )
             if is_full or self.written_end > buffer.segments_durable_offset:
                 return False
         try:

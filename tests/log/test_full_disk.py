@@ -9,12 +9,13 @@ import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 
 import segstore
 from segstore import Log, StorageError
-from segstore.config import LogConfig
+from segstore.config import Durability, LogConfig
 from segstore.testing.faulty import Fault, FaultyDisk
 from segstore.testing.memory import Event, MemoryDisk
 
@@ -267,3 +268,35 @@ def test_trim_frees_what_there_was_no_room_to_seal(is_killed: bool) -> None:
         assert list(log.values()) == VALUES[third + 1 :]
         assert log.recovery.lost == ()
         assert log.verify().is_intact
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_append_that_a_full_disk_refuses_is_not_in_the_log(seed: int) -> None:
+    random = Random(seed)
+    disk = MemoryDisk()
+    faulty = full(disk)
+    fill, faulty.before = faulty.before, None
+    log = Log(faulty, "a", CONFIG)
+    log.append_many(VALUES[:100])
+    faulty.before = fill
+    there = VALUES[:100]
+    durable_end = refused = 0
+    for value in VALUES[100:]:
+        level: Durability = random.choice(("durable", "written"))
+        values = [value] * random.choice((1, 3))
+        try:
+            log.append_many(values, durability=level)
+        except StorageError:
+            refused += 1
+        else:
+            there += values
+            durable_end = len(there) if level == "durable" else durable_end
+        assert log.end_offset == len(there)
+        if random.random() < 0.1:
+            with Log(disk.unsynced().sample(random), "a", CONFIG) as cut:
+                assert list(cut.values()) == there[: cut.end_offset]
+                assert cut.end_offset >= durable_end
+    assert refused
+    assert durable_end > 100
+    with Log(disk.after_kill(), "a", CONFIG) as log:
+        assert list(log.values()) == there
