@@ -49,9 +49,12 @@ def lag(committed: int, start_offset: int, end_offset: int) -> int:
     return max(0, end_offset - max(committed, start_offset))
 
 
-def lost_count(counted: int, position: int, start_offset: int) -> int:
-    """How many records a consumer lost: `counted` as it went on, and those that went since."""
-    return counted + max(0, start_offset - position)
+def lost_count(counted: int, done: int, start_offset: int) -> int:
+    """How many records a consumer that was done with those below `done` has lost.
+
+    They are those that it counted as it went on, and those that retention took since.
+    """
+    return counted + max(0, start_offset - done)
 
 
 class Consumer(Handle):
@@ -133,7 +136,7 @@ class Consumer(Handle):
     @property
     def lost_count(self) -> int:
         """How many records retention took before this consumer had read them, in all."""
-        return lost_count(self._counted, self._position, self._reader.view.start_offset())
+        return self._lost_count(self._reader.view.start_offset())
 
     def poll(
         self,
@@ -220,7 +223,7 @@ class Consumer(Handle):
                 raise OffsetOutOfRangeError(value, start, self._position, what)
             if not 0 <= value <= max(view.end_offset(), self._position):
                 raise OffsetOutOfRangeError(value, start, view.end_offset())
-            self._move(value, self._counted)
+            self._move(value, self._file.current.lost_count)
 
     def seek(
         self, offset: SupportsIndex | None = None, *, timestamp: SupportsIndex | None = None
@@ -288,15 +291,16 @@ class Consumer(Handle):
             what = f"consumer {self.name!r} can't go on at offset {start}"
             with storage_errors(what), HeldStart(self._disk, shared=True) as held, held:
                 self._catch_up()
-                self._move(max(self.committed, start), self._counted + start - self._position)
+                # Ctrl-C between the two counts nothing twice: it is done with what it committed.
+                self._move(max(self.committed, start), self._lost_count(start))
                 self._position = start
         stop = None if max_records is None else self._position + max_records
         return self._reader.bounds(self._position, stop)
 
-    @property
-    def _counted(self) -> int:
-        """How many lost records it has counted, those that it passed over."""
-        return self._file.current.lost_count
+    def _lost_count(self, start_offset: int) -> int:
+        """Of what it had read or committed nothing is lost, also where it went back."""
+        counted = self._file.current.lost_count
+        return lost_count(counted, max(self._position, self.committed), start_offset)
 
     def _catch_up(self) -> None:
         """Where it was moved back, know of it; whoever calls is in `HeldStart`."""

@@ -17,6 +17,7 @@ import pytest
 import segstore
 from segstore import (
     ConfigError,
+    Consumer,
     ConsumerLockedError,
     CorruptionError,
     Log,
@@ -691,3 +692,33 @@ def _committed_after_power_cuts(disk: MemoryDisk) -> set[int]:
         with Log(unsynced.sample(random.Random(seed)), "r", BARE) as log:
             found.update(info.committed for info in log.consumers())
     return found
+
+
+def test_what_was_lost_counts_once_whatever_is_interrupted(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Consumer, *values: int) -> None:
+        move(self, *values)
+        raise KeyboardInterrupt
+
+    with open_log(path) as log, log.consumer("one") as consumer:
+        log.append_many(lines(100))
+        consumer.poll(20)
+        log.trim(50)
+        move = Consumer._move
+        with monkeypatch.context() as patch:
+            patch.setattr(Consumer, "_move", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                consumer.poll()
+        assert consumer.poll(1)[0].offset == 50
+        assert consumer.lost_count == 30
+
+
+def test_what_was_committed_is_not_lost_where_it_went_back_to_it(path: str) -> None:
+    with open_log(path) as log, log.consumer("one") as consumer:
+        log.append_many(lines(100))
+        consumer.commit(80)
+        consumer.seek(10)
+        log.trim(50)
+        assert consumer.poll(1)[0].offset == 50
+        assert (consumer.committed, consumer.lost_count) == (80, 0)

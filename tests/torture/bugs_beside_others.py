@@ -68,7 +68,7 @@ def _uncounted_loss() -> Iterator[None]:
     real = Consumer._move
 
     def move(self: Consumer, value: int, _: int) -> None:
-        real(self, value, self._counted)
+        real(self, value, self._file.current.lost_count)
 
     with patch.object(Consumer, "_move", move):
         yield

@@ -121,23 +121,29 @@ class _Session:
         self._calm = calm
 
     def _receive(self, receive: Callable[[], list[Record]]) -> list[Record]:
-        """C3: what comes is in a row from the position on, but for what retention took."""
+        """C3: what comes is in a row from the position on, but for what retention took.
+
+        Of that it has lost what it was not done with.
+        """
         consumer, consumers, ledger = self.consumer, self._scene.consumers, self._scene.ledger
         name = consumer.name
-        position, lost = consumer.position, consumer._counted
+        position, done = consumer.position, max(consumer.position, consumer.committed)
+        lost = consumer._file.current.lost_count
         with consumers.changing(self._claim, may_skip=True) as change:
             records = receive()
             change.became = consumer.committed
         consumers.gave(name, records)
         ledger.check(records, records[0].offset if records else None)
-        after, lost = consumer.position, consumer._counted - lost
-        following = position + lost
+        after, lost = consumer.position, consumer._file.current.lost_count - lost
         if lost < 0 or (records and after != records[-1].offset + 1):
             raise BrokenError(f"C3: consumer {name} is at {after}, {lost} lost, after {records}")
         first = records[0].offset if records else after
         if lost:
             self._check_lost(range(first - lost, first))
             consumers.let_off(name, range(first - lost, first))
+        following = done + lost if lost else position
+        if position < first <= done and first <= consumer._reader.view.start_offset():
+            following = first
         if first > following or (first < following and self._is_calm()):
             raise BrokenError(f"C3: consumer {name} gets {first}, not {following} ({lost=})")
         self._scene.run.count("records consumed", len(records))
