@@ -413,6 +413,15 @@ class MemoryDisk:
         ]
         return other
 
+    def drop_caches(self) -> None:
+        """Have the cache forget what is clean, as it may at any time; it is then as on the device.
+
+        A difference only behind a failed sync (`Fault.drops_data`), and for files nobody has open.
+        """
+        self.look()
+        for node in self._names.values():
+            node.forget(len(node.data), 0)
+
     def unsynced(self) -> Unsynced:
         """What a power cut at this moment decides about; take any number of samples from it."""
         self.look()
