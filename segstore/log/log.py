@@ -186,6 +186,8 @@ class Log(Handle):
                 started.start,
                 started.clock,
                 lambda: _committed_offsets(disk),
+                lambda: started.writer.segments_durable_offset,
+                started.writer.drop_rolled,
                 age_s=config.retention_age,
                 size_bytes=config.retention_size,
                 record_count=config.retention_records,
@@ -386,8 +388,8 @@ class Log(Handle):
     def sweep(self, *, dry_run: bool = False) -> SweepReport:
         """Remove what the retention policies let go, and say what went and why.
 
-        Only whole sealed segments go, from the head; an active segment is rolled first if its
-        last record is over `retention_age`.
+        Only whole segments go, from the head, and never the active one, which is rolled first if
+        its last record is over `retention_age`.
 
         Args:
             dry_run: change nothing, and say what would go.
@@ -405,9 +407,7 @@ class Log(Handle):
                 with suppress(StorageError):  # on a full disk the sealed ones can go all the same
                     if writer.roll():
                         writer.seal_rolled()
-            if dry_run:
-                return self._sweeper.sweep(dry_run=True, as_if_rolled=expires)
-            return self._sweep(writer)
+            return self._sweep(dry_run=dry_run, as_if_rolled=expires and dry_run)
 
     def trim(self, before: SupportsIndex) -> None:
         """Remove every record before an offset, at once and durably.
@@ -428,7 +428,7 @@ class Log(Handle):
             # The start must never be ahead of what survives a power cut.
             writer.sync_segments(before)
             self._started.start.move(before, time.time_ns())
-            self._sweep(writer)
+            self._sweep()
 
     def truncate(self, after: SupportsIndex) -> None:
         """Remove every record after an offset; that one stays, and the next append follows it.
@@ -898,10 +898,9 @@ class Log(Handle):
         if self._maintenance is not None:
             self._maintenance.wake()
 
-    def _sweep(self, writer: LogWriter) -> SweepReport:
-        writer.drop_rolled(self._started.start.value)
+    def _sweep(self, *, dry_run: bool = False, as_if_rolled: bool = False) -> SweepReport:
         try:
-            return self._sweeper.sweep(dry_run=False)
+            return self._sweeper.sweep(dry_run=dry_run, as_if_rolled=as_if_rolled)
         finally:
             self._reader.forget_removed()
 

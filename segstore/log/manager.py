@@ -192,7 +192,7 @@ class SegmentManager:
         return count
 
     def drop_rolled(self, start_offset: int) -> None:
-        """Have the rolled segments below the log start offset wait for no seal; not during a sync.
+        """Have rolled segments that end at the log start or below wait for no seal; not in a sync.
 
         They are about to be removed, and on a full disk there is no room for a seal.
         """

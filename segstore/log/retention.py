@@ -83,6 +83,8 @@ class RetentionSweeper:
         start: StartOffset,
         clock: EngineClock,
         committed: Callable[[], Mapping[str, int]],
+        durable_offset: Callable[[], int],
+        let_go: Callable[[int], None],
         *,
         age_s: float | None,
         size_bytes: int | None,
@@ -90,12 +92,18 @@ class RetentionSweeper:
         waits_for_consumers: bool,
         hard_size_bytes: int | None,
     ) -> None:
-        """`committed` gives the committed offset of every registered consumer."""
+        """`committed` gives the committed offset of every registered consumer.
+
+        `durable_offset` is below what the segments are durable; `let_go` has nobody write any more
+        to those that end at an offset or below.
+        """
         self._disk = disk
         self._manager = manager
         self._start = start
         self._clock = clock
         self._committed = committed
+        self._durable_offset = durable_offset
+        self._let_go = let_go
         self._age_s = age_s
         self._size_bytes = size_bytes
         self._record_count = record_count
@@ -136,6 +144,7 @@ class RetentionSweeper:
                 self._start.move(report.start_offset, self._clock.now())
         else:
             self._start.move(report.start_offset, self._clock.now())
+        self._let_go(report.start_offset)
         self.remove(expired)
         return report
 
@@ -168,6 +177,7 @@ class RetentionSweeper:
         catalog = manager.catalog
         end_offset = manager.active.state.end_offset
         sizes = {writer.base_offset: writer.state.size_bytes for writer in manager.writers()}
+        durable_offset = self._durable_offset()
         size = sum(sizes.get(s.base_offset, s.data_bytes) for s in catalog.segments)
         candidates = catalog.segments[:-1]
         if as_if_rolled:
@@ -182,7 +192,9 @@ class RetentionSweeper:
             segment_end = catalog.end_offset(number)
             if segment_end is None:
                 segment_end = end_offset
-            if segment.base_offset in sizes and not as_if_rolled:  # not sealed yet
+            # Rolled and not sealed yet: a full disk may have no room for the seal.
+            is_settled = segment.base_offset not in sizes or segment_end <= durable_offset
+            if not is_settled and not as_if_rolled:
                 break
             reasons = self._reasons(catalog, number, segment_end, size, end_offset, start)
             if not reasons:
@@ -243,10 +255,10 @@ class RetentionSweeper:
 
         Where no frame is intact either, it is at most that of the segment behind it.
         """
-        active = self._manager.active
         segment = catalog.segments[number]
-        if segment.base_offset == active.base_offset:
-            return active.state.last_append_time
+        for writer in self._manager.writers():
+            if writer.base_offset == segment.base_offset:
+                return writer.state.last_append_time
         if segment.stamp is not None:
             return segment.stamp.last_append_time
         found = self._times_read.get(segment.base_offset)

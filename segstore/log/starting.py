@@ -153,7 +153,7 @@ def truncate(
         found = find(disk, write=True, index_interval_bytes=index_interval_bytes, tail=tail)
         run = {segment.base_offset for segment in found.run}
         writer.manager.reset(found.catalog.without(run))
-        segments_durable_offset = min(writer.buffer.segments_durable_offset, end_offset)
+        segments_durable_offset = min(writer.segments_durable_offset, end_offset)
         _take_over(
             disk, found, writer.manager, log_id, created, end_offset, segments_durable_offset
         )

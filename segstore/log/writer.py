@@ -138,6 +138,11 @@ class LogWriter:
         return self._durable_offset
 
     @property
+    def segments_durable_offset(self) -> int:
+        """Every record below it survives power loss in a segment, without the tail."""
+        return self.buffer.segments_durable_offset
+
+    @property
     def failure(self) -> SegstoreError | None:
         """Why nothing can be written any more, or None."""
         return self._failure
@@ -414,7 +419,7 @@ class LogWriter:
                 raise
 
     def drop_rolled(self, start_offset: int) -> None:
-        """Seal nothing any more that lies below the log start offset."""
+        """Seal no segment any more that ends at the log start offset or below."""
         with self._device_lock:
             self.manager.drop_rolled(start_offset)
 

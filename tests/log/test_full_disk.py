@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -239,14 +240,38 @@ def test_compression_begins_again_only_with_more_room_than_was_too_little(keys: 
         assert list(log.values()) == values
 
 
-@pytest.mark.parametrize("is_killed", [False, True])
-def test_trim_frees_what_there_was_no_room_to_seal(is_killed: bool) -> None:
+def killed_with_unsealed_segments() -> MemoryDisk:
     disk = MemoryDisk()
     log = Log(disk, "a", CONFIG)
     log._writer._unsealed_count_max = 100  # type: ignore[union-attr]
     log.append_many(VALUES)  # rolls, and seals nothing
     log.sync()
-    faulty = full(disk.after_kill())
+    return disk.after_kill()
+
+
+@pytest.mark.parametrize(
+    "policy", [{"retention_records": 400}, {"retention_size": 9000}, {"retention_age": 3600}]
+)
+def test_retention_frees_what_there_was_no_room_to_seal(policy: dict[str, int]) -> None:
+    faulty = full(killed_with_unsealed_segments())
+    log = Log(faulty, "a", CONFIG._replace(**policy))  # type: ignore[arg-type]
+    assert len(log.segments()) > 4
+    log._started.clock.now = lambda: time.time_ns() + 2 * 3600 * 10**9  # type: ignore[method-assign,union-attr]
+    with pytest.raises(StorageError, match="free some space"):
+        log.maintain()
+    assert log.start_offset > 0
+    assert len(log.segments()) < 4
+    assert list(log.values()) == VALUES[log.start_offset :]
+    disk = faulty.inner.after_kill()
+    with Log(disk, "a", CONFIG) as again:
+        assert again.start_offset == log.start_offset
+        assert list(again.values()) == VALUES[log.start_offset :]
+        assert again.verify().is_intact
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_trim_frees_what_there_was_no_room_to_seal(is_killed: bool) -> None:
+    faulty = full(killed_with_unsealed_segments())
     log = Log(faulty, "a", CONFIG)
     with pytest.raises(StorageError, match="free some space"):
         log.compress()
