@@ -59,7 +59,7 @@ def cat(
 
     Prints what `segstore append` took in, byte for byte. Reads up to the end as it is when the
     command starts, also while another process writes. Damaged records are left out, named on
-    stderr, and make the exit code 1.
+    stderr, and make the exit code 1. So is what retention removes meanwhile, without that code.
     """
     if sum(option is not None for option in (start, from_time, since)) > 1:
         raise click.UsageError(
@@ -79,9 +79,10 @@ def cat(
             start = end if found is None else found
         if to_time is not None:
             stop = source.offset_for_time(to_time)
-        start = source.start_offset if start is None else start
-        # The log itself checks the start, where an empty range would pass it by.
-        source.batches(start, start)
+        if start is None:
+            start = source.start_offset
+        else:  # the log itself checks it, where an empty range would pass it by
+            source.batches(start, start)
         offsets = range(start, end if stop is None else min(stop, end))
         convert = json_lines if is_json else _values if raw else join_lines
         for data in tally.converted(source, offsets, count, convert):

@@ -9,7 +9,7 @@ import rich_click as click
 
 import segstore
 from segstore.cli import output
-from segstore.errors import CorruptionError
+from segstore.errors import CorruptionError, OffsetOutOfRangeError
 from segstore.format.batch import RecordBatch
 
 _T = TypeVar("_T")
@@ -22,8 +22,17 @@ class _Offset(click.IntRange):
 OFFSET = _Offset(min=0)
 
 
+def say_gone(record_count: int, offset: int) -> None:
+    """Tell of records before an offset that retention removed under way."""
+    output.complain(f"{record_count} records before offset {offset} are gone, going on")
+
+
 class DamageTally:
-    """Reads a log and goes on behind damage, which it reports to stderr and counts."""
+    """Reads a log and goes on behind what is missing, which it tells on stderr.
+
+    Attributes:
+        record_count: how many records are damaged; those that retention removed are not.
+    """
 
     def __init__(self) -> None:
         self.record_count = 0
@@ -51,12 +60,23 @@ class DamageTally:
         start = offsets.start
         while start < offsets.stop:
             try:
-                yield from log.batches(start, offsets.stop)
+                for batch in log.batches(start, offsets.stop):
+                    start = batch.end_offset
+                    yield batch
                 return
+            except OffsetOutOfRangeError as error:
+                start = self._overtaken(start, error)
             except CorruptionError as error:
                 start = error.offsets.stop
                 where = f"{error.path}: damaged at byte {error.position}: {error.reason}"
                 self._report(error.offsets, where)
+
+    def _overtaken(self, start: int, error: OffsetOutOfRangeError) -> int:
+        """Where to go on once retention was faster; any other offset is a mistake."""
+        if start >= error.start:
+            raise error
+        say_gone(error.start - start, error.start)
+        return error.start
 
     def _report(self, lost: range, where: str) -> None:
         self.record_count += len(lost)

@@ -26,9 +26,10 @@ from segstore.cli.writing import open_existing
 @click.option("--dry-run", is_flag=True, help="Remove nothing, and print what would go.")
 @click.option("--json", "is_json", is_flag=True, help="Print a JSON object.")
 def sweep(log: str, dry_run: bool, is_json: bool, **policies: Any) -> None:
-    """Remove the sealed segments of LOG that the policies let go, oldest first.
+    """Remove the segments of LOG that the policies let go, oldest first.
 
-    Only whole sealed segments go. Policies can also come from SEGSTORE_RETENTION_AGE and the like.
+    Only whole segments go, and never the active one. Policies can also come from
+    SEGSTORE_RETENTION_AGE and the like.
     """
     # A flag that was not given must not stand above the environment.
     given = {

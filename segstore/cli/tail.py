@@ -11,7 +11,7 @@ import segstore
 from segstore.cli import output
 from segstore.cli.jsonrecords import as_json, json_lines
 from segstore.cli.lines import as_line, join_lines
-from segstore.cli.reading import DamageTally
+from segstore.cli.reading import DamageTally, say_gone
 from segstore.cli.times import age_option
 
 FAILED = 1
@@ -62,8 +62,7 @@ def _follow(source: segstore.Log, start: int, timeout: float | None, is_json: bo
     lost_count = 0
     for record in _coming(follower, timeout):
         if follower.lost_count > lost_count:
-            missed = follower.lost_count - lost_count
-            output.complain(f"{missed} records before offset {record.offset} are gone, going on")
+            say_gone(follower.lost_count - lost_count, record.offset)
             lost_count = follower.lost_count
         if is_json:
             output.json_line(as_json(record))

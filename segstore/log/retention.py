@@ -1,4 +1,4 @@
-"""Retention: whole sealed segments from the head, when a policy says that they have to go.
+"""Retention: whole segments from the head, when a policy says that they have to go.
 
 Rule 1: age is that of the last append by the engine's clock, never a record's timestamp or a
         file's time.

@@ -7,6 +7,7 @@ import time
 import pytest
 
 import segstore
+from segstore.cli.reading import DamageTally
 
 
 @pytest.fixture
@@ -55,6 +56,21 @@ def lines(values):
 )
 def test_cat_prints_the_range_asked_for(cli, numbers, options, expected):
     assert cli("cat", "log", *options).stdout == lines(numbers[expected])
+
+
+def test_reading_goes_on_where_retention_has_overtaken_it(numbers, tmp_path, capsys):
+    with segstore.open(tmp_path / "log") as log, segstore.open(tmp_path / "log", "r") as source:
+        tally = DamageTally()
+        batches = tally.converted(source, range(100), 70, lambda batch: batch.values())
+        found = next(batches)
+        log.trim(60)
+        for values in batches:
+            found += values
+    count = found.index(numbers[60])
+    assert count < 60
+    assert found == numbers[:count] + numbers[60:100][: 70 - count]
+    assert f"{60 - count} records before offset 60 are gone, going on" in capsys.readouterr().err
+    assert tally.record_count == 0
 
 
 def test_get_prints_one_record(cli, numbers):
