@@ -90,9 +90,11 @@ def time_column(timestamps: Iterable[SupportsIndex], value_count: int) -> Sequen
     """The timestamps, all of them checked.
 
     Raises:
-        TypeError: one of them is not an int.
+        TypeError: one of them is not an int, or they are a single one.
         ValueError: there are not as many as values, or one does not fit 64 bits.
     """
+    if isinstance(timestamps, int):
+        raise TypeError("timestamps is a sequence of one int of ns a value, not an int")
     times: list[Any] = list(timestamps)
     _check_count(len(times), value_count, "timestamps")
     if countOf(map(type, times), int) == len(times):

@@ -257,6 +257,7 @@ class Consumer(Handle):
             self._file.close()
 
     def __enter__(self) -> Self:
+        self._check_not_closed()
         return self
 
     def __exit__(
@@ -321,10 +322,13 @@ class Consumer(Handle):
         """In the child of a fork: the name stays with the parent."""
         self.close()
 
-    def _check_open(self) -> None:
-        self._reader.check_open()
+    def _check_not_closed(self) -> None:
         if self._is_closed:
             raise LogClosedError(f"consumer {self.name!r} was closed")
+
+    def _check_open(self) -> None:
+        self._reader.check_open()
+        self._check_not_closed()
         view = self._reader.view
         epoch = view.epoch()
         if epoch != self._epoch:  # offsets are given out again, or there was no tail before

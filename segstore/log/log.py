@@ -857,6 +857,8 @@ class Log(Handle):
             self._is_let_go = True
 
     def __enter__(self) -> Self:
+        if self._is_closed:
+            raise LogClosedError()
         return self
 
     def __exit__(

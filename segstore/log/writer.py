@@ -487,8 +487,14 @@ class LogWriter:
                 self.sync_segments()
             if self._tail is not None:
                 self._tail.sync()
-        except StorageError:
-            raise
+        except StorageError as error:
+            if error.errno not in FULL:
+                raise
+            raise StorageError(
+                error.errno,
+                f"{self.manager.path}: the log was closed on a full disk; what was acknowledged is "
+                "in its tail, and opening it again goes on from there",
+            ) from error
         except OSError as error:
             raise self._storage_error(error, "the tail can't be synced") from error
         finally:

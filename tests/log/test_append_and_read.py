@@ -123,6 +123,12 @@ def test_what_is_no_buffer_is_refused_and_nothing_is_appended(log, wrong):
     assert len(log) == 0
 
 
+def test_append_many_refuses_a_single_timestamp(log):
+    with pytest.raises(TypeError, match="sequence of one int of ns a value"):
+        log.append_many([b"x"], timestamps=5)
+    assert len(log) == 0
+
+
 @pytest.mark.parametrize(
     "wrong", [b"one value", bytearray(b"x"), memoryview(b"x"), "text", {b"key": b"value"}]
 )

@@ -254,6 +254,19 @@ def test_a_reader_changes_no_file(path):
     assert contents(path, without=()) == before
 
 
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_what_was_closed_is_not_entered_again(path, mode):
+    segstore.open(path).close()
+    log = segstore.open(path, mode)
+    consumer = log.consumer("one")
+    consumer.close()
+    with pytest.raises(LogClosedError, match="consumer 'one' was closed"), consumer:
+        pass
+    log.close()
+    with pytest.raises(LogClosedError), log:
+        pass
+
+
 def test_the_context_manager_closes_on_an_error_too(path):
     with pytest.raises(KeyError):
         with segstore.open(path) as log:
@@ -281,10 +294,10 @@ def test_close_waits_for_what_another_thread_does_to_the_files(path):
     at_work, may_go = threading.Event(), threading.Event()
     sweep = log._sweeper.sweep
 
-    def slow_sweep(*, dry_run):
+    def slow_sweep(**options):
         at_work.set()
         may_go.wait(10)
-        return sweep(dry_run=dry_run)
+        return sweep(**options)
 
     log._sweeper.sweep = slow_sweep
     trimming = threading.Thread(target=log.trim, args=(2,))
