@@ -10,8 +10,14 @@ import segstore
 from segstore import CorruptionError, Log
 from segstore.config import LogConfig
 from segstore.disk import OsDisk
-from segstore.format.fileheader import FILE_HEADER_BYTES
+from segstore.format.fileheader import (
+    FILE_HEADER_BYTES,
+    KIND_SEGMENT,
+    decode_file_header,
+    encode_file_header,
+)
 from segstore.format.frame import encode_frame
+from segstore.format.index import ENTRIES_POSITION, ENTRY_BYTES
 from segstore.format.names import segment_file
 from segstore.format.scanner import Frame
 from segstore.segment.reader import SegmentReader
@@ -210,8 +216,8 @@ def test_damage_found_at_opening_is_in_the_recovery_report(path, tmp_path):
     with segstore.open(path, **OPTIONS) as log:
         log.append_many(batch(20))
         log.sync()
-        log.append_many(batch(20, 20))
-        log.sync()
+        log.append_many(batch(100, 20))
+        log.maintain()
         copy = copy_as_a_crash_leaves_it(path, str(tmp_path / "copy"))
     position, _, start, stop = frames(copy)[1]
     flip(copy, FIRST, position + 100)
@@ -219,7 +225,7 @@ def test_damage_found_at_opening_is_in_the_recovery_report(path, tmp_path):
     with segstore.open(copy, **OPTIONS) as log:
         assert [lost.offsets for lost in log.recovery.lost] == [range(start, stop)]
         assert log.recovery.cut == ()
-        assert log.end_offset == 40
+        assert log.end_offset == 120
     opened_twice_changes_nothing(copy)
 
 
@@ -304,6 +310,84 @@ def test_a_damaged_file_header_costs_no_record(path, has_tail):
         assert list(log.values()) == [*expected, b"next"]
     with segstore.open(path, "r") as log:
         assert list(log.values()) == [*expected, b"next"]
+
+
+@pytest.mark.parametrize("wrong", [{"base_offset": 7}, {"log_id": bytes(16)}])
+def test_an_intact_file_header_of_another_segment_or_log_is_written_anew(path, wrong):
+    expected = make(path)
+    header = decode_file_header(contents(path)[FIRST], KIND_SEGMENT)
+    overwrite(path, FIRST, 0, encode_file_header(header._replace(**wrong)))
+    with segstore.open(path, **OPTIONS) as log:
+        assert list(log.values()) == expected
+    mended = decode_file_header(contents(path)[FIRST], KIND_SEGMENT)
+    assert mended._replace(created=header.created) == header
+
+
+def test_a_segment_of_another_log_holds_none_of_the_records(path, tmp_path):
+    make(path)
+    without_records_in_the_tail(path)
+    make(str(tmp_path / "other"))
+    shutil.copy(tmp_path / "other" / FIRST, path)
+    with segstore.open(path, **OPTIONS) as log:
+        assert [lost.offsets for lost in log.recovery.lost] == [range(60)]
+        assert list(log.values(errors="skip")) == []
+        assert log.append(b"next") == 60
+
+
+def test_what_later_frames_say_was_durable_is_not_cut_without_the_tail(path):
+    expected = make(path)
+    void_the_tail(path)
+    position, _, start, stop = frames(path)[0]
+    flip(path, FIRST, position + 70)
+    with segstore.open(path, **OPTIONS) as log:
+        assert log.recovery.cut == ()
+        assert [lost.offsets for lost in log.recovery.lost] == [range(start, stop)]
+        assert list(log.values(errors="skip")) == expected[stop:]
+
+
+def test_damage_behind_the_recovery_point_is_found_though_the_index_goes_on_behind_it(
+    path, tmp_path
+):
+    with segstore.open(path, index_interval=64, **OPTIONS) as log:
+        log.append_many(batch(20))
+        log.roll()
+        log.append_many(batch(20, 20))
+        log.maintain()
+        log.append_many(batch(40, 40))
+        copy = copy_as_a_crash_leaves_it(path, str(tmp_path / "copy"))
+    without_records_in_the_tail(copy)
+    spots = [spot for spot in frames(copy, 20) if spot[2] >= 40]
+    assert len(spots) > 2
+    position, _, start, _ = spots[1]
+    flip(copy, segment_file(20, ".log"), position + 70)
+    with segstore.open(copy, **OPTIONS) as log:
+        assert log.end_offset == start
+        assert list(log.values()) == batch(start)
+        assert len(log.recovery.cut) == 1
+
+
+def test_damage_to_the_first_frame_is_found_after_a_clean_close(path):
+    expected = make(path)
+    position, _, start, stop = frames(path)[0]
+    flip(path, FIRST, position + 70)
+    with segstore.open(path, **OPTIONS) as log:
+        assert [lost.offsets for lost in log.recovery.lost] == [range(start, stop)]
+        assert list(log.values(errors="skip")) == expected[stop:]
+
+
+def test_an_index_whose_last_entry_lies_costs_no_record(path):
+    expected = make(path, index_interval=64)
+    without_records_in_the_tail(path)
+    name = segment_file(0, ".index")
+    spots = frames(path)  # with an entry each
+    position = spots[-1][0]
+    at = contents(path)[name].index(position.to_bytes(4, "little"), ENTRIES_POSITION)
+    assert at == ENTRIES_POSITION + ENTRY_BYTES * (len(spots) - 1)
+    overwrite(path, name, at, (position + 8).to_bytes(4, "little"))
+    for mode in ("r", "a"):
+        with segstore.open(path, mode) as log:
+            assert log.recovery.lost == ()
+            assert list(log.values()) == expected
 
 
 def make_segments(path, **options):
@@ -565,6 +649,17 @@ def test_a_frame_with_an_insane_offset_does_not_keep_the_log_from_opening(
     with segstore.open(path, **OPTIONS) as log:
         assert log[offset].value == b"next"
         assert list(log.values(0, 60)) == expected
+
+
+def test_a_frame_vouches_for_nothing_behind_its_own_start(path):
+    expected = make(path)
+    tag = int.from_bytes(contents(path)["tail"][32:36], "little")
+    frame = encode_frame(60, [b"x"], 5, None, append_time=1, log_tag=tag, durable_offset=2**62)
+    with open(os.path.join(path, FIRST), "ab") as file:
+        file.write(frame.data)
+    with segstore.open(path, **OPTIONS) as log:
+        assert list(log.values()) == [*expected, b"x"]
+        assert log.append(b"next") == 61
 
 
 def test_a_reader_that_saw_torn_segments_sees_those_that_came_instead():
