@@ -163,7 +163,7 @@ def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | Non
         for segment in catalog.segments[run:]
     ]
     first = next((found.state.base_offset for found in scanned if not found.is_unborn), None)
-    sealed_end = _sealed_end(disk, catalog, run, durable_offset, log_id, first)
+    sealed_end = _sealed_end(disk, catalog, run, log_id, first)
     # The start offset moves only over what is durable.
     vouch = max(sealed_end or 0, durable_offset, start_offset)
     unborn: list[str] = []
@@ -203,7 +203,6 @@ def _sealed_end(
     disk: Disk,
     catalog: Catalog,
     run: int,
-    durable_offset: int,
     log_id: bytes | None,
     next_base: int | None,
 ) -> int | None:
@@ -222,10 +221,10 @@ def _sealed_end(
         ends = [batch.end_offset for batch in readable(event)]
         is_whole = isinstance(event, Frame)
         end_offset = max([end_offset, *ends])
-    # Where damage took the last frames, it is at most what the tail says had been durable.
-    if not is_whole:
-        end_offset = max(end_offset, durable_offset) if next_base is None else next_base
-    return end_offset if next_base is None else min(end_offset, next_base)
+    if next_base is None:
+        return end_offset
+    # Where damage took the last frames, they went up to the next one.
+    return min(end_offset, next_base) if is_whole else next_base
 
 
 def _identify(disk: Disk, catalog: Catalog, tail: Tail | None) -> tuple[bytes | None, int]:

@@ -79,7 +79,8 @@ def test_a_compressed_segment_ends_where_its_records_do_whatever_its_index_says(
             assert [record.offset for record in log] == list(range(end))
 
 
-def test_a_compressed_segment_without_index_or_end_goes_on_to_the_next(path):
+@pytest.mark.parametrize("bytes_left", [0, 64, -100])
+def test_a_compressed_segment_without_index_or_end_goes_on_to_the_next(path, bytes_left):
     with segstore.open(path, background=False, batch_size="16KiB") as log:
         log.append_many([b"%05d" % number * 20 for number in range(1000)])
         log.roll()
@@ -87,10 +88,31 @@ def test_a_compressed_segment_without_index_or_end_goes_on_to_the_next(path):
         log.append_many([b"next"] * 10)
     os.unlink(os.path.join(path, f"{0:020d}.lz4.index"))
     name = os.path.join(path, f"{0:020d}.log.lz4")
+    os.truncate(name, bytes_left if bytes_left >= 0 else os.path.getsize(name) + bytes_left)
+    for mode in ("r", "a", "r"):
+        with segstore.open(path, mode, background=False) as log:
+            assert log.recovery.lost == ()
+            kept = [record.offset for record in log.read(errors="skip")]
+            assert kept[-10:] == list(range(1000, 1010))
+            assert 800 < len(kept) < 1010 if bytes_left < 0 else len(kept) == 10
+            assert log.end_offset == 1010
+
+
+def test_what_was_behind_a_compressed_segment_without_index_or_end_comes_from_the_tail(path):
+    with segstore.open(path, background=False, batch_size="16KiB") as log:
+        log.append_many([b"%05d" % number * 20 for number in range(1000)])
+        log.roll()
+        log.compress()
+        for _ in range(10):
+            log.append(b"next")
+    os.unlink(os.path.join(path, f"{0:020d}.lz4.index"))
+    for ending in (".log", ".index"):
+        os.unlink(os.path.join(path, f"{1000:020d}{ending}"))
+    name = os.path.join(path, f"{0:020d}.log.lz4")
     os.truncate(name, os.path.getsize(name) - 100)
     for mode in ("r", "a", "r"):
         with segstore.open(path, mode, background=False) as log:
-            kept = [record.offset for record in log.read(errors="skip")]
-            assert kept[-10:] == list(range(1000, 1010))
-            assert 800 < len(kept) < 1010
-            assert log.end_offset == 1010
+            assert list(log.values(1000)) == [b"next"] * 10
+            lost = [lost.offsets for lost in log.verify().lost]
+            assert [one.stop for one in lost] == [1000]
+            assert lost == [lost.offsets for lost in log.recovery.lost] or mode == "r"
