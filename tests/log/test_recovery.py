@@ -17,7 +17,12 @@ from segstore.format.fileheader import (
     encode_file_header,
 )
 from segstore.format.frame import encode_frame
-from segstore.format.index import ENTRIES_POSITION, ENTRY_BYTES
+from segstore.format.index import (
+    ENTRIES_POSITION,
+    ENTRY_BYTES,
+    decode_stamp,
+    encode_stamp,
+)
 from segstore.format.names import segment_file
 from segstore.format.scanner import Frame
 from segstore.segment.reader import SegmentReader
@@ -334,6 +339,70 @@ def test_a_segment_of_another_log_holds_none_of_the_records(path, tmp_path):
         assert log.append(b"next") == 60
 
 
+@pytest.mark.parametrize("intact", ["tail", "start", ".index", ".log", None])
+def test_one_header_is_enough_to_know_the_log_and_none_to_read_it(path, intact):
+    expected = make(path)
+    header = decode_file_header(contents(path)[FIRST], KIND_SEGMENT)
+    for name in contents(path):
+        if intact is None or not name.endswith(intact):
+            overwrite(path, name, 0, bytes(FILE_HEADER_BYTES))
+    for mode in ("r", "a", "r"):
+        with segstore.open(path, mode) as log:
+            assert list(log.values()) == expected
+            assert log.recovery.lost == log.recovery.cut == ()
+            if mode == "a":
+                log.append(b"next")
+                expected.append(b"next")
+    mended = decode_file_header(contents(path)[FIRST], KIND_SEGMENT)
+    assert intact is None or mended.log_id == header.log_id
+
+
+def test_bytes_that_are_no_frame_are_reported_though_no_record_is_lost(path):
+    expected = make(path)
+    data = contents(path)[FIRST]
+    at = frames(path)[0][0]
+    overwrite(path, FIRST, at, b"no frame" + data[at:])
+    os.unlink(os.path.join(path, segment_file(0, ".index")))
+    with segstore.open(path, **OPTIONS) as log:
+        assert [(lost.position, lost.offsets) for lost in log.recovery.lost] == [(at, range(0))]
+        assert list(log.values(errors="skip")) == expected
+
+
+def test_a_tail_of_zeros_and_nothing_else_is_a_log_that_was_never_finished(path):
+    make(path)
+    size = os.path.getsize(os.path.join(path, "tail"))
+    for name in os.listdir(path):
+        os.unlink(os.path.join(path, name))
+    with open(os.path.join(path, "tail"), "wb") as file:
+        file.truncate(size)
+    with segstore.open(path, **OPTIONS) as log:
+        assert log.append(b"first") == 0
+    opened_twice_changes_nothing(path)
+
+
+def test_a_log_without_its_start_offset_starts_with_its_first_segment(path):
+    expected = make_segments(path)
+    with segstore.open(path, **OPTIONS) as log:
+        log.trim(40)
+    os.unlink(os.path.join(path, "start"))
+    for mode in ("r", "a"):
+        with segstore.open(path, mode) as log:
+            assert log.start_offset == 40
+            assert log.recovery.lost == ()
+            assert list(log.values()) == expected[40:]
+
+
+def test_of_a_damaged_frame_only_what_is_not_trimmed_is_lost(path):
+    expected = make(path)
+    position, _, start, stop = frames(path)[0]
+    with segstore.open(path, **OPTIONS) as log:
+        log.trim(start + 2)
+    flip(path, FIRST, position + 70)
+    with segstore.open(path, **OPTIONS) as log:
+        assert [lost.offsets for lost in log.recovery.lost] == [range(start + 2, stop)]
+        assert list(log.values(errors="skip")) == expected[stop:]
+
+
 def test_what_later_frames_say_was_durable_is_not_cut_without_the_tail(path):
     expected = make(path)
     void_the_tail(path)
@@ -434,6 +503,18 @@ def test_the_first_segment_may_be_missing(path):
             assert [lost.offsets for lost in log.recovery.lost] == [range(20)]
             assert [lost.offsets for lost in log.verify().lost] == [range(20)]
             assert list(log.values(errors="skip")) == expected[20:]
+
+
+def test_a_stamp_that_ends_far_behind_the_next_segment_costs_no_offset(path):
+    expected = make_segments(path)
+    name = segment_file(40, ".index")
+    _, stamp = decode_stamp(contents(path)[name], 40)
+    overwrite(path, name, FILE_HEADER_BYTES, encode_stamp(stamp._replace(end_offset=2**40)))
+    for mode in ("r", "a"):
+        with segstore.open(path, mode) as log:
+            assert list(log.values()) == expected
+            assert log.end_offset == 80
+            assert log.recovery.lost == ()
 
 
 @pytest.mark.parametrize("size", [0, 10, 63, 64])
