@@ -54,8 +54,6 @@ def find_holes(batch: RecordBatch) -> HoledBatch:
         # before its end. Offsets that don't rise, a forger's, lead to some range or other.
         first = bisect_right(value_offsets, start - values_at, 1) - 1
         last = bisect_left(value_offsets, stop - values_at, 0, len(batch))
-        if stop == len(frame):
-            last = len(batch)  # empty values behind the last byte as well
         lost_from, lost_to = batch.base_offset + first, batch.base_offset + max(first, last)
         if holes and lost_from <= holes[-1].offsets.stop:
             before = holes.pop()

@@ -202,6 +202,16 @@ def test_bad_blocks_cost_the_records_in_them_and_no_other(sizes, flips, is_follo
             assert START + values_at <= part.position < part.end_position <= damage.end_position
 
 
+def test_bad_blocks_in_a_row_are_one_loss():
+    values = [bytes([number]) * BLOCK_BYTES for number in range(4)]
+    damaged = bytearray(frame_of(values, 0))
+    for number in (1, 2):
+        damaged[damaged.index(values[number])] ^= 1
+    (event,) = scan_all(bytes(damaged))
+    assert found_in([event]) == {0: values[0], 3: values[3]}
+    assert [(part.offset, part.end_offset) for part in event.lost] == [(1, 3)]
+
+
 def test_a_frame_that_starts_where_a_damaged_one_was_to_go_on_is_found():
     values = [b"v%04d" % number * 100 for number in range(40)]
     frames = [frame_of(values, 0), frame_of([b"next"] * 9000, 40)]
