@@ -168,6 +168,35 @@ def test_a_damaged_index_does_not_keep_segments_for_ever(
         assert log.start_offset == 20
 
 
+def test_a_segment_without_its_index_is_as_old_as_its_own_last_append(
+    path: str, times: Times
+) -> None:
+    with open_log(path, retention_age=100) as log:
+        segment_of(log, 5)
+        log.compress()
+        times.pass_(60)
+        segment_of(log, 5)
+    os.unlink(os.path.join(path, f"{0:020d}.lz4.index"))
+    times.pass_(60)
+    with open_log(path, retention_age=100) as log:
+        assert [s.base_offset for s in log.sweep().segments] == [0]
+
+
+def test_a_segment_that_lost_everything_goes_with_the_one_behind_it(
+    path: str, times: Times
+) -> None:
+    with open_log(path, retention_age=100) as log:
+        for _ in range(2):
+            segment_of(log, 5)
+        log.compress()
+    os.unlink(os.path.join(path, f"{0:020d}.lz4.index"))
+    os.truncate(os.path.join(path, f"{0:020d}.log.lz4"), 0)
+    with open_log(path, retention_age=100) as log:
+        assert log.sweep().segments == ()
+        times.pass_(101)
+        assert [s.base_offset for s in log.sweep().segments] == [0, 5]
+
+
 def test_a_file_that_can_not_be_removed_goes_in_the_next_pass(path: str) -> None:
     disk = StepDisk(path, create=True)
     log = open_on(disk, segment_size="4KiB", batch_size=512, retention_records=3)
