@@ -99,8 +99,11 @@ def test_a_stamp_comes_back(stamp, base_offset):
     assert found is not None
     assert found[1] == stamp
     assert decode_stamp(head + encode_stamp(stamp), base_offset ^ 1) is None
-    impossible = stamp._replace(end_offset=OFFSET_MAX + 1)
-    assert decode_stamp(head + encode_stamp(impossible), base_offset) is None
+    last = stamp._replace(end_offset=OFFSET_MAX)
+    assert decode_stamp(head + encode_stamp(last), base_offset) is not None
+    for impossible in ({"end_offset": OFFSET_MAX + 1}, {"flags": stamp.flags & ~SEALED}):
+        data = head + encode_stamp(stamp._replace(**impossible))
+        assert decode_stamp(data, base_offset) is None
 
 
 @given(stamps, st.integers(0, ENTRIES_POSITION - 1), st.integers(0, 7))
@@ -122,6 +125,7 @@ def test_a_body_is_intact_only_if_it_is_the_one_that_was_sealed(body):
     stamp = Stamp(SEALED, 0, 0, 0, 0, 0, 0, 0, len(body) // ENTRY_BYTES, 0, 0, 0, crc32c(body))
     assert is_body_intact(stamp, body)
     assert not is_body_intact(stamp, body + b"x")
+    assert not is_body_intact(stamp._replace(filter_bytes=1), body)
     if body:
         assert not is_body_intact(stamp, body[:-1] + bytes([body[-1] ^ 1]))
 
@@ -164,6 +168,31 @@ def test_lookups_agree_with_a_plain_search(steps, place, timestamp):
     assert index.slot_of_position(place) == (below[-1] if below else -1)
     older = [slot for slot, entry in enumerate(entries) if entry[2] < timestamp]
     assert index.slot_before_time(timestamp) == (older[-1] if older else -1)
+    for slot, (relative_offset, position, _) in enumerate(entries):
+        assert index.relative_offset(slot) == relative_offset
+        assert index.position(slot) == position
+        behind = entries[slot + 1 : slot + 2]
+        assert index.next_position(slot) == (behind[0][1] if behind else None)
+
+
+entries = st.tuples(st.integers(0, 60000), st.integers(0, 600000), st.integers(-100, 6000))
+
+
+@given(entry_lists, st.integers(0, 49), entries)
+def test_of_an_index_the_entries_before_the_first_that_does_not_rise_are_kept(steps, slot, entry):
+    _, expected = index_of(steps)
+    expected[slot : slot + 1] = [entry]
+    index = OffsetIndex()
+    for each in expected:
+        index.add(*each)
+    last = (-1, 0, -1000)
+    for count, each in enumerate(expected):
+        if each[0] <= last[0] or each[1] <= last[1] or each[2] < last[2]:
+            del expected[count:]
+            break
+        last = each
+    found = OffsetIndex.decode(index.encode())
+    assert [found[slot] for slot in range(len(found))] == expected
 
 
 @given(st.binary(max_size=400))

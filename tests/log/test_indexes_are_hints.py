@@ -87,6 +87,19 @@ def move_positions(path, name):
         file.write(body)
 
 
+def move_times(path, name):
+    """Each entry says that the records up to it are much older than they are."""
+    with open(os.path.join(path, name), "r+b") as file:
+        file.seek(192)
+        body = bytearray(file.read())
+        for at in range(0, len(body) - 15, 16):
+            if any(body[at : at + 4]):
+                time = int.from_bytes(body[at + 8 : at + 16], "little", signed=True) - 500
+                body[at + 8 : at + 16] = time.to_bytes(8, "little", signed=True)
+        file.seek(192)
+        file.write(body)
+
+
 def of_another(path, name):
     """The index of the segment before, or after."""
     names = names_ending(path, ".index")
@@ -104,6 +117,7 @@ WAYS = {
     "noise": fill(random.Random(7).randbytes(997)),
     "shuffled": shuffle_entries,
     "moved": move_positions,
+    "older": move_times,
     "another's": of_another,
 }
 
