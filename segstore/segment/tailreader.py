@@ -224,9 +224,9 @@ def stray_offset(reader: TailReader, log_tag: int, end_offset: int) -> int | Non
     Intact or not: a frame that is torn, damaged, or cut off from the log by one that is. None
     where the tail holds nothing of the kind, so that its bytes can't be taken for new ones.
     """
-    known_end = reader.offsets().stop
     # What is known to be below the end needs no second look.
-    start = reader.end_position if known_end <= end_offset else FRAMES_POSITION
+    is_below = reader.offsets().stop <= end_offset
+    start = reader.end_position if is_below else FRAMES_POSITION
     data = bytes(reader.view[start:])
     # With the tag, because a value may hold the frames of another log.
     tag = log_tag.to_bytes(4, "little")
@@ -239,7 +239,7 @@ def stray_offset(reader: TailReader, log_tag: int, end_offset: int) -> int | Non
                 found.append(offset)
         at += 1
     # Damage to one of these marks themselves: the checksum holds once they are put right.
-    if known_end in (0, end_offset) and len(data) >= FRAME_HEADER_BYTES:
+    if len(data) >= FRAME_HEADER_BYTES:
         body_bytes = int.from_bytes(data[8:12], "little")
         mended = bytearray(data[: FRAME_HEADER_BYTES + body_bytes])
         mended[:4] = FRAME_MAGIC_BYTES

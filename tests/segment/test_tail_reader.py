@@ -10,7 +10,7 @@ from segstore.format.frame import encode_frame
 from segstore.format.framelayout import FRAME_HEADER_BYTES
 from segstore.segment import tailreader
 from segstore.segment.tail import FRAMES_POSITION, TAIL_BYTES
-from segstore.segment.tailreader import TailReader, decode_columns
+from segstore.segment.tailreader import TailReader, decode_columns, stray_offset
 
 TAG = 7
 MANY = 500
@@ -173,6 +173,51 @@ def test_a_size_that_reaches_past_the_tail_is_no_frame():
     whole = bytearray(frame(0, [b"value"]))
     whole[8:12] = (TAIL_BYTES - FRAMES_POSITION).to_bytes(4, "little")
     assert TailReader(stored(bytes(whole)), TAG).offsets() == range(0)
+
+
+FRAMES = [frame(offset, [b"value"]) for offset in range(3)]
+MAGIC_AT, OFFSET_AT, TAG_AT, VALUE_AT = 0, 16, 48, 72
+
+
+@pytest.mark.parametrize(
+    ("count", "spoiled", "end_offset", "expected"),
+    [
+        (0, [], 0, None),
+        (3, [], 3, None),
+        (3, [], 1, 1),
+        (3, [(1, VALUE_AT)], 1, 1),
+        (3, [(1, MAGIC_AT)], 1, 1),
+        (3, [(1, OFFSET_AT)], 1, 1),
+        (3, [(1, TAG_AT)], 1, 1),
+        (3, [(1, MAGIC_AT), (1, VALUE_AT)], 1, 2),
+        (2, [(1, MAGIC_AT)], 1, 1),
+        (2, [(1, MAGIC_AT), (1, VALUE_AT)], 1, None),  # nothing tells that there was a frame
+        (1, [(0, MAGIC_AT)], 0, 0),
+        (3, [(0, VALUE_AT)], 3, None),
+        (3, [(0, VALUE_AT)], 0, 0),
+    ],
+)
+def test_what_the_tail_seems_to_hold_behind_the_end(count, spoiled, end_offset, expected):
+    data = bytearray(b"".join(FRAMES[:count]))
+    for number, at in spoiled:
+        data[number * len(FRAMES[0]) + at] ^= 0xFF
+    reader = TailReader(stored(bytes(data)), TAG)
+    assert stray_offset(reader, TAG, end_offset) == expected
+
+
+def test_a_tail_whose_first_frame_is_damaged_seems_to_go_on_where_the_segments_end():
+    data = bytearray(frame(5, [b"value"]))
+    data[MAGIC_AT] ^= 0xFF
+    reader = TailReader(stored(bytes(data)), TAG)
+    assert stray_offset(reader, TAG, 5) == 5
+    assert stray_offset(reader, TAG, 6) is None
+
+
+@pytest.mark.parametrize("value", [frame(9, [b"x"], tag=TAG + 1), b"odd" + frame(9, [b"x"])])
+def test_a_frame_in_a_value_is_nothing_that_the_tail_holds(value):
+    data = bytearray(frame(0, [value]))
+    data[-1] ^= 0xFF
+    assert stray_offset(TailReader(stored(bytes(data)), TAG), TAG, 1) is None
 
 
 @pytest.mark.parametrize("mode", ["a", "r"])
