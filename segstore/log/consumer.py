@@ -88,7 +88,7 @@ class Consumer(Handle):
         self._reader = reader
         self._bell = bell
         self._clock = clock
-        self._is_closed = False
+        self._is_closed = self._is_abandoned = False
         file_name = consumer_file(name)
         header = FileHeader(KIND_CONSUMER, 0, log_id, clock())
         try:
@@ -320,9 +320,15 @@ class Consumer(Handle):
 
     def _abandon(self) -> None:
         """In the child of a fork: the name stays with the parent."""
+        self._is_abandoned = not self._is_closed
         self.close()
 
     def _check_not_closed(self) -> None:
+        if self._is_abandoned:
+            raise LogClosedError(
+                f"consumer {self.name!r} belongs to the parent of this process; take another name "
+                "here, of a log that is opened here"
+            )
         if self._is_closed:
             raise LogClosedError(f"consumer {self.name!r} was closed")
 

@@ -500,8 +500,10 @@ def test_a_closed_log_refuses_its_consumers(path: str) -> None:
     consumer.close()
 
 
-def test_the_child_of_a_fork_can_not_commit_nor_keep_the_name(log: Log) -> None:
-    consumer = log.consumer("one")
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_the_child_of_a_fork_can_not_commit_nor_keep_the_name(log: Log, mode: Any) -> None:
+    source = log if mode == "a" else open_log(log.path, "r")
+    consumer = source.consumer("one")
     read, write = os.pipe()
     hold_read, hold_write = os.pipe()
     child = os.fork()
@@ -509,17 +511,18 @@ def test_the_child_of_a_fork_can_not_commit_nor_keep_the_name(log: Log) -> None:
         try:
             consumer.commit(5)
             os.write(write, b"committed")
-        except LogClosedError:
-            os.write(write, b"refused")
+        except LogClosedError as error:
+            os.write(write, b"refused" if "belongs to the parent" in str(error) else b"odd")
         finally:
             os.read(hold_read, 1)
             os._exit(0)
     assert os.read(read, 100) == b"refused"
     consumer.commit(7)
     consumer.close()
-    log.consumer("one").close()  # the child lives, and does not hold the name
+    source.consumer("one").close()  # the child lives, and does not hold the name
     os.write(hold_write, b"x")
     os.waitpid(child, 0)
+    source.close()
     for fd in (read, write, hold_read, hold_write):
         os.close(fd)
 
