@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import suppress
 from typing import NamedTuple
 
 from segstore.config import LogConfig
@@ -183,6 +184,7 @@ def _take_over(
 ) -> None:
     """Seal what was scanned but for the last, and go on writing there, or in a new segment."""
     plan = found.plan
+    recovery_point = 0 if found.tail is None else found.tail.recovery_point.read() or 0
     kept = found.scanned[: plan.keep]
     if plan.cut is not None:
         # Frames behind the cut were counted, and their times must not stay in the index.
@@ -197,7 +199,7 @@ def _take_over(
     ends = [scanned.state.base_offset for scanned in kept[1:]] + [end_offset]
     for number, scanned in enumerate(kept):
         writer = _resume(disk, scanned, manager, log_id, created)
-        _prove(writer, segments_durable_offset)
+        _prove(writer, segments_durable_offset, recovery_point)
         if goes_on and number == len(kept) - 1:
             manager.adopt(writer)
         else:
@@ -231,9 +233,13 @@ def _resume(
     return writer
 
 
-def _prove(writer: SegmentWriter, segments_durable_offset: int) -> None:
+def _prove(writer: SegmentWriter, segments_durable_offset: int, recovery_point: int) -> None:
     """Have the next sync cover what no sync is known to have covered."""
     state = writer.state
+    if state.end_offset > recovery_point:
+        # On a full disk a file system that copies blocks may refuse it; the index is but a hint.
+        with suppress(OSError):
+            writer.rewrite_index()
     if state.end_offset <= segments_durable_offset:
         return
     slot = state.index.slot_of_offset(max(0, segments_durable_offset - writer.base_offset))

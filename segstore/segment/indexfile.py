@@ -136,6 +136,14 @@ class IndexFile:
         at = ENTRIES_POSITION + slot * ENTRY_BYTES
         self._mapping.view[at:] = bytes(len(self._mapping.view) - at)
 
+    def rewrite(self) -> None:
+        """Write all of it once more, as `SegmentWriter.rewrite` does with frames.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        self._file.write([self._mapping.view.tobytes()], 0)
+
     def sync(self) -> None:
         """Bring the entries to the device."""
         self._file.sync()

@@ -152,6 +152,14 @@ class SegmentWriter:
             self._file.write([data], position)
             position += len(data)
 
+    def rewrite_index(self) -> None:
+        """The same for the index.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        self._index_file.rewrite()
+
     def sync(self, *, with_index: bool = False) -> None:
         """Bring the data to the device, the first time with its names; the index if asked.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 
 from hypothesis import given, settings
@@ -42,3 +43,32 @@ def test_what_was_acknowledged_is_read_back_whatever_fails(
         assert after.recovery is not None
         assert after.recovery.lost == ()
     assert found.items() >= acknowledged.items()
+
+
+def test_what_a_failed_sync_left_in_the_cache_alone_is_on_the_device_after_the_next_close() -> None:
+    """The segment, and its index, of which the recovery point says that it is."""
+    values = [b"value %d" % number * 20 for number in range(40)]
+    config = CONFIG._replace(index_interval=64, batch_size=256, segment_size=1 << 20)
+    failures = 0
+    for number in range(1, 8):
+        memory = MemoryDisk()
+        disk = FaultyDisk(memory)
+        log = Log(disk, "a", config)
+        log.append_many(values[:20])
+        log.maintain()
+        log.append_many(values[20:])
+        at = disk.counts["sync"] + number
+        disk.faults = [Fault("sync", at, errno.EIO, drops_data=True)]
+        with suppress(SegstoreError):
+            log.maintain()
+        failures += disk.failures
+        left = memory.after_kill()
+        Log(left, "a", config).close()
+        before = left.contents()
+        left.drop_caches()
+        after = left.contents()
+        for name in before:
+            if name.endswith((".log", ".index")):
+                assert after[name] == before[name], (number, name)
+        assert list(Log(left, "r", config).values()) == values
+    assert failures

@@ -40,7 +40,7 @@ def full(disk: MemoryDisk) -> FaultyDisk:
     faulty = FaultyDisk(disk)
 
     def fill(kind: str, name: str) -> None:
-        in_place = kind == "write" and name in ("start", "lock")
+        in_place = kind == "write" and (name in ("start", "lock") or name.endswith(".index"))
         is_there = kind in ("create", "allocate") and disk.size_of(name) is not None
         faulty.faults = [] if in_place or is_there else FULL
 
