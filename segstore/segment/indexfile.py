@@ -26,6 +26,7 @@ from segstore.format.names import RAW_INDEX_SUFFIX, segment_file
 # Most of an active index is empty, and what is empty is neither read nor held at once.
 PIECE_BYTES = 4096 * ENTRY_BYTES
 _EMPTY_PIECE = bytes(PIECE_BYTES)
+_PAGE_BYTES = 4096  # the system brings nothing smaller to the device
 
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -136,13 +137,14 @@ class IndexFile:
         at = ENTRIES_POSITION + slot * ENTRY_BYTES
         self._mapping.view[at:] = bytes(len(self._mapping.view) - at)
 
-    def rewrite(self) -> None:
-        """Write all of it once more, as `SegmentWriter.rewrite` does with frames.
+    def rewrite(self, entry_count: int) -> None:
+        """Write so many entries once more, and an empty one: see `SegmentWriter.rewrite`.
 
         Raises:
-            OSError: it can't be written.
+            OSError: they can't be written.
         """
-        self._file.write([self._mapping.view.tobytes()], 0)
+        end = ENTRIES_POSITION + (entry_count + 1) * ENTRY_BYTES
+        self._file.write([self._mapping.view[: -(-end // _PAGE_BYTES) * _PAGE_BYTES].tobytes()], 0)
 
     def sync(self) -> None:
         """Bring the entries to the device."""

@@ -158,7 +158,7 @@ class SegmentWriter:
         Raises:
             OSError: it can't be written.
         """
-        self._index_file.rewrite()
+        self._index_file.rewrite(len(self.state.index))
 
     def sync(self, *, with_index: bool = False) -> None:
         """Bring the data to the device, the first time with its names; the index if asked.
