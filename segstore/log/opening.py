@@ -12,7 +12,7 @@ import errno
 import os
 from typing import NamedTuple
 
-from segstore.disk import Disk
+from segstore.disk import FULL, Disk
 from segstore.errors import StorageError
 from segstore.format.fileheader import (
     FILE_HEADER_BYTES,
@@ -49,11 +49,10 @@ from segstore.segment.tailreader import Staged, TailReader, read_tail, stray_off
 
 # Without any of these errors the file system can allocate; with them small appends do without.
 _CANT_ALLOCATE = {
+    *FULL,
     errno.EOPNOTSUPP,
     errno.ENOSYS,
     errno.EINVAL,
-    errno.ENOSPC,
-    errno.EDQUOT,
     errno.EFBIG,  # a limit of the process (RLIMIT_FSIZE)
 }
 

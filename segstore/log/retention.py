@@ -23,6 +23,7 @@ from segstore.log.manager import SegmentManager
 from segstore.log.startoffset import HeldStart, StartOffset
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.reader import SegmentReader
+from segstore.segment.state import SegmentState
 
 Reason = Literal["age", "size", "records", "trimmed"]
 
@@ -176,9 +177,13 @@ class RetentionSweeper:
         manager = self._manager
         catalog = manager.catalog
         end_offset = manager.active.state.end_offset
-        sizes = {writer.base_offset: writer.state.size_bytes for writer in manager.writers()}
+        unsealed = {writer.base_offset: writer.state for writer in manager.writers()}
         durable_offset = self._durable_offset()
-        size = sum(sizes.get(s.base_offset, s.data_bytes) for s in catalog.segments)
+        sizes = [
+            unsealed[s.base_offset].size_bytes if s.base_offset in unsealed else s.data_bytes
+            for s in catalog.segments
+        ]
+        size = sum(sizes)
         candidates = catalog.segments[:-1]
         if as_if_rolled:
             candidates = catalog.segments
@@ -193,10 +198,10 @@ class RetentionSweeper:
             if segment_end is None:
                 segment_end = end_offset
             # Rolled and not sealed yet: a full disk may have no room for the seal.
-            is_settled = segment.base_offset not in sizes or segment_end <= durable_offset
+            is_settled = segment.base_offset not in unsealed or segment_end <= durable_offset
             if not is_settled and not as_if_rolled:
                 break
-            reasons = self._reasons(catalog, number, segment_end, size, end_offset, start)
+            reasons = self._reasons(catalog, unsealed, number, segment_end, size, end_offset, start)
             if not reasons:
                 break
             if committed is None:
@@ -207,12 +212,11 @@ class RetentionSweeper:
                 held = tuple(sorted(n for n, offset in committed.items() if offset < segment_end))
                 break
             path = os.path.join(self._disk.path, segment.data_name)
-            segment_bytes = sizes.get(segment.base_offset, segment.data_bytes)
             swept.append(
-                SweptSegment(segment.base_offset, segment_end, segment_bytes, reasons, path)
+                SweptSegment(segment.base_offset, segment_end, sizes[number], reasons, path)
             )
             expired.append(segment)
-            size -= segment_bytes
+            size -= sizes[number]
             start = max(start, segment_end)
         lost = {
             name: start - max(offset, self._start.value)
@@ -233,6 +237,7 @@ class RetentionSweeper:
     def _reasons(
         self,
         catalog: Catalog,
+        unsealed: Mapping[int, SegmentState],
         number: int,
         segment_end: int,
         size: int,
@@ -242,7 +247,9 @@ class RetentionSweeper:
         if segment_end <= self._start.value:
             return ("trimmed",)
         reasons: list[Reason] = []
-        if self._age_s is not None and self._is_expired(self._last_append_time(catalog, number)):
+        if self._age_s is not None and self._is_expired(
+            self._last_append_time(catalog, unsealed, number)
+        ):
             reasons.append("age")
         if self._size_bytes is not None and size > self._size_bytes:
             reasons.append("size")
@@ -250,21 +257,22 @@ class RetentionSweeper:
             reasons.append("records")
         return tuple(reasons)
 
-    def _last_append_time(self, catalog: Catalog, number: int) -> int:
+    def _last_append_time(
+        self, catalog: Catalog, unsealed: Mapping[int, SegmentState], number: int
+    ) -> int:
         """Of a segment: by its stamp, or by its frames where the stamp is lost.
 
         Where no frame is intact either, it is at most that of the segment behind it.
         """
         segment = catalog.segments[number]
-        for writer in self._manager.writers():
-            if writer.base_offset == segment.base_offset:
-                return writer.state.last_append_time
+        if segment.base_offset in unsealed:
+            return unsealed[segment.base_offset].last_append_time
         if segment.stamp is not None:
             return segment.stamp.last_append_time
         found = self._times_read.get(segment.base_offset)
         if found is None:
             found = self._times_read[segment.base_offset] = self._read_last_append_time(segment)
-        return found or self._last_append_time(catalog, number + 1)
+        return found or self._last_append_time(catalog, unsealed, number + 1)
 
     def _read_last_append_time(self, segment: Segment) -> int:
         reader = SegmentReader(
