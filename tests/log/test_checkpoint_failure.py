@@ -19,13 +19,14 @@ VALUES = [b"%02d" % number * 50 for number in range(100)]
 BEFORE = (0, 10, VALUES)
 TRIMMED = (60, 10, VALUES[60:])
 COMMITTED = (0, 60, VALUES)
+Act = Callable[[], None]
 
 
-def trim(log: Log) -> Callable[[], None]:
+def trim(log: Log) -> Act:
     return lambda: log.trim(60)
 
 
-def commit(log: Log) -> Callable[[], None]:
+def commit(log: Log) -> Act:
     consumer = log.consumer("one")
     return lambda: consumer.commit(60)
 
@@ -63,14 +64,22 @@ def fail_sync_of(disk: FaultyDisk, name: str, *, is_lasting: bool) -> None:
     disk.before = before
 
 
-@CASES
-def test_what_failed_at_its_sync_was_not_done(memory, prepare, name, after):
+def failed(
+    memory: MemoryDisk, prepare: Callable[[Log], Act], name: str, *, is_lasting: bool
+) -> tuple[FaultyDisk, Log, Act]:
+    """A log in which it was done, and raised; to be done again."""
     disk = FaultyDisk(memory)
     log = Log(disk, "a", CONFIG)
     act = prepare(log)
-    fail_sync_of(disk, name, is_lasting=False)
+    fail_sync_of(disk, name, is_lasting=is_lasting)
     with pytest.raises(StorageError):
         act()
+    return disk, log, act
+
+
+@CASES
+def test_what_failed_at_its_sync_was_not_done(memory, prepare, name, after):
+    disk, log, act = failed(memory, prepare, name, is_lasting=False)
     assert disk.failures == 1
     assert (log.start_offset, log.consumers()[0].committed, list(log.values())) == BEFORE
     assert state_of(memory, "r") == BEFORE
@@ -86,12 +95,7 @@ def test_what_failed_at_its_sync_was_not_done(memory, prepare, name, after):
 def test_where_the_old_value_can_not_be_synced_either_a_power_cut_may_find_both(
     memory, prepare, name, after
 ):
-    disk = FaultyDisk(memory)
-    log = Log(disk, "a", CONFIG)
-    act = prepare(log)
-    fail_sync_of(disk, name, is_lasting=True)
-    with pytest.raises(StorageError):
-        act()
+    _log = failed(memory, prepare, name, is_lasting=True)  # still open
     assert state_of(memory, "r") == BEFORE
     assert state_of(memory.after_kill()) == BEFORE
     found = [state_of(memory.unsynced().sample(Random(seed))) for seed in range(20)]

@@ -50,10 +50,9 @@ def without(disk: MemoryDisk, base_offset: int) -> MemoryDisk:
     return MemoryDisk.of({n: data for n, data in disk.contents().items() if n not in gone})
 
 
-def check(disk: MemoryDisk, end_offset: int, *lost: range) -> Log:
+def check(disk: MemoryDisk, end_offset: int, *lost: range) -> None:
     """Exactly `lost` is gone, for a reader, for the writer, and whoever comes behind."""
     missing = {offset for offsets in lost for offset in offsets}
-    log = None
     for mode in ("r", "a", "a", "r"):
         log = Log(disk, mode, CONFIG)
         assert log.end_offset == end_offset
@@ -67,12 +66,11 @@ def check(disk: MemoryDisk, end_offset: int, *lost: range) -> Log:
                 log[offsets.start]
             assert set(caught.value.offsets) == set(offsets)
         log.close()
-    reported = Log(disk, "r", CONFIG).verify().lost
-    assert {offset for one in reported for offset in one.offsets} == missing
+    verified = Log(disk, "r", CONFIG).verify().lost
+    assert {offset for one in verified for offset in one.offsets} == missing
     log = Log(disk, "a", CONFIG)
     assert log.append(b"next") == end_offset
     assert log.durable_offset == end_offset + 1
-    return log
 
 
 def reported(disk: MemoryDisk) -> list[range]:

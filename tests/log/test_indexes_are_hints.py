@@ -74,30 +74,36 @@ def shuffle_entries(path, name):
         file.write(head + b"".join(entries))
 
 
-def move_positions(path, name):
-    """Each entry points somewhere else, in rising order."""
+def change_entries(path, name, change):
+    """Have `change` alter each entry that there is."""
     with open(os.path.join(path, name), "r+b") as file:
         file.seek(192)
         body = bytearray(file.read())
         for at in range(0, len(body) - 15, 16):
             if any(body[at : at + 4]):
-                position = int.from_bytes(body[at : at + 4], "little") + 8
-                body[at : at + 4] = position.to_bytes(4, "little")
+                change(body, at)
         file.seek(192)
         file.write(body)
+
+
+def move_positions(path, name):
+    """Each entry points somewhere else, in rising order."""
+
+    def move(body, at):
+        position = int.from_bytes(body[at : at + 4], "little") + 8
+        body[at : at + 4] = position.to_bytes(4, "little")
+
+    change_entries(path, name, move)
 
 
 def move_times(path, name):
     """Each entry says that the records up to it are much older than they are."""
-    with open(os.path.join(path, name), "r+b") as file:
-        file.seek(192)
-        body = bytearray(file.read())
-        for at in range(0, len(body) - 15, 16):
-            if any(body[at : at + 4]):
-                time = int.from_bytes(body[at + 8 : at + 16], "little", signed=True) - 500
-                body[at + 8 : at + 16] = time.to_bytes(8, "little", signed=True)
-        file.seek(192)
-        file.write(body)
+
+    def move(body, at):
+        time = int.from_bytes(body[at + 8 : at + 16], "little", signed=True) - 500
+        body[at + 8 : at + 16] = time.to_bytes(8, "little", signed=True)
+
+    change_entries(path, name, move)
 
 
 def of_another(path, name):
