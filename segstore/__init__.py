@@ -108,6 +108,9 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split
 def __getattr__(name: str) -> object:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'segstore' has no attribute {name!r}")
+    # Not at the top, behind which a type checker on another system would find no name.
+    if sys.platform != "linux":
+        raise ImportError(f"segstore runs on Linux only, and this is {sys.platform}")
     from importlib import import_module
 
     home = import_module(_HOME_OF[name])

@@ -22,6 +22,15 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = segstore.append  # type: ignore[attr-defined]
 
 
+def test_another_system_is_refused_by_name() -> None:
+    code = (
+        "import sys; sys.platform = 'darwin'\nimport segstore\n"
+        "try: segstore.open\nexcept ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "segstore runs on Linux only, and this is darwin\n"
+
+
 def test_the_engine_is_imported_with_the_first_name_of_it() -> None:
     code = (
         "import sys, segstore; before = {m for m in sys.modules if m.startswith('segstore.')}; "
