@@ -26,7 +26,11 @@ def compress(log: str, codec: str, rolls: bool) -> None:
     with open_existing(log, compression=codec) as target:
         if rolls:
             target.roll()
-        before = {s.base_offset: s.size_bytes for s in target.segments() if s.state == "sealed"}
+        before = {
+            s.base_offset: s.size_bytes
+            for s in target.segments()
+            if s.state in ("rolled", "sealed")  # the first are sealed by the same call
+        }
         if sys.stderr.isatty() and before:
             count = _with_progress(target, len(before))
         else:

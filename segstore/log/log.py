@@ -36,7 +36,7 @@ from segstore.log.lock import is_in_place, leave_lock, take_lock
 from segstore.log.maintenance import Maintenance
 from segstore.log.opening import lost_ranges, refuse_strangers, report_of, torn
 from segstore.log.reading import LogReader, OnDamage
-from segstore.log.report import RecoveryReport, SegmentInfo, Stats
+from segstore.log.report import RecoveryReport, SegmentInfo, SegmentStatus, Stats
 from segstore.log.retention import RetentionSweeper
 from segstore.log.starting import start_writer, truncate
 from segstore.log.startoffset import HeldStart
@@ -745,11 +745,11 @@ class Log(Handle):
                 first = None if stamp.min_timestamp == NO_MAX else stamp.min_timestamp
                 times = first, stamp.max_timestamp
             end = catalog.end_offset(number)
-            state: Literal["active", "sealed", "compressed"] = "active"
-            if segment.is_compressed:
-                state = "compressed"
-            elif stamp is not None or number + 1 < len(catalog):
-                state = "sealed"
+            state: SegmentStatus
+            if segment.is_sealed:
+                state = "compressed" if segment.is_compressed else "sealed"
+            else:
+                state = "rolled" if number + 1 < len(catalog) else "active"
             size = segment.data_bytes
             if not segment.is_sealed:  # only these grow; not one look a segment, of thousands
                 with storage_errors(f"the size of {segment.data_name} can't be read"):

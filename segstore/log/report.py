@@ -2,13 +2,16 @@
 
 from typing import Literal, NamedTuple
 
+SegmentStatus = Literal["active", "rolled", "sealed", "compressed"]
+
 
 class SegmentInfo(NamedTuple):
     """One segment.
 
     Attributes:
         base_offset, end_offset: its offsets, the second one past the last.
-        state: "active" (written to), "sealed" or "compressed".
+        state: "active" (written to), "rolled" (its seal is still to come, or its index is lost),
+            "sealed" or "compressed". The last two never change again.
         size_bytes: of the data file.
         raw_bytes: of the plain segment; the same unless compressed.
         min_timestamp, max_timestamp: of its records in ns, None where not known without reading.
@@ -17,7 +20,7 @@ class SegmentInfo(NamedTuple):
 
     base_offset: int
     end_offset: int
-    state: Literal["active", "sealed", "compressed"]
+    state: SegmentStatus
     size_bytes: int
     raw_bytes: int
     min_timestamp: int | None

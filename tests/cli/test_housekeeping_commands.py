@@ -348,6 +348,8 @@ def test_repair_makes_lost_indexes_anew(cli, path, values):
         sealed = [segment.path for segment in log.segments() if segment.state == "sealed"]
     indexes = [segment.removesuffix(".log") + ".index" for segment in sealed[:3]]
     os.unlink(indexes[0])
+    with segstore.open(path, "r") as log:
+        assert [segment.state for segment in log.segments()].count("rolled") == 1
     with open(indexes[1], "r+b") as file:
         file.seek(70)
         file.write(b"\xff" * 30)

@@ -180,6 +180,7 @@ def test_what_was_rolled_waits_for_its_seal_until_there_is_room() -> None:
     assert log.append(b"into the tail") == 1000
     log.trim(500)
     assert list(log.values()) == [*VALUES[500:], b"into the tail"]
+    assert {info.state for info in log.segments()[:-1]} == {"rolled"}
     faulty.before = None
     faulty.faults = []
     log.maintain()

@@ -26,7 +26,7 @@ def test_a_log_rolls_by_size_and_no_segment_is_larger_than_asked(path):
         values = [b"%0100d" % number for number in range(2000)]
         for start in range(0, 2000, 7):
             log.append_many(values[start : start + 7])
-        log.sync()
+        log.maintain()
         infos = log.segments()
         assert len(infos) > 10
         assert all(info.size_bytes <= 16 * 1024 for info in infos)

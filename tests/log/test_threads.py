@@ -163,6 +163,7 @@ def test_a_repair_leaves_alone_what_is_about_to_be_sealed(path):
     with segstore.open(path, background=False, segment_size="4KiB") as log:
         log.append_many([b"x" * 100] * 20)
         log._appending().roll()  # as an append does; the seal is for the background
+        assert [segment.state for segment in log.segments()] == ["rolled", "active"]
         before = sorted(os.listdir(path))
         assert log.repair(dry_run=True).indexes == ()
         assert sorted(os.listdir(path)) == before
