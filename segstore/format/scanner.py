@@ -105,7 +105,6 @@ class Scanner:
         position: where the bytes of the next `feed` have to start.
         wanted_bytes: how many of them it takes, at least, to get further.
         expected_offset: the offset that comes next.
-        last_frame_bytes: the size of the last frame; 0 before the first.
     """
 
     def __init__(self, log_tag: int | None, expected_offset: int, position: int) -> None:
@@ -118,7 +117,6 @@ class Scanner:
         self._offset_limit = expected_offset + OFFSET_SPAN_MAX
         self.position = position
         self.wanted_bytes = FRAME_HEADER_BYTES
-        self.last_frame_bytes = 0
         self._data = b""
         self._view = memoryview(self._data)
         self._data_position = position
@@ -238,7 +236,6 @@ class Scanner:
         position = self.position
         size_bytes = len(batch.frame)
         if not holes:
-            self.last_frame_bytes = size_bytes
             self.position = position + size_bytes
             self.expected_offset = batch.end_offset
             return Frame(position, size_bytes, batch)

@@ -83,7 +83,7 @@ class SegmentReader:
     def _open(self) -> None:
         disk, base_offset = self._disk, self.base_offset
         self._chunks = Lz4Source(disk, base_offset, self._table) if self._is_compressed else None
-        self.source: Source = self._chunks or RawSource(disk, base_offset)
+        self.source: Source = self._chunks or RawSource(disk, base_offset, self._index)
 
     def without_file(self) -> "SegmentReader":
         """What was read of the index, to be had again from `reopened`; it can't read."""

@@ -22,13 +22,14 @@ from segstore.format.chunk import (
     chunk_raw_bytes,
     decode_chunk,
 )
+from segstore.format.index import OffsetIndex
 from segstore.format.names import LZ4_SUFFIX, RAW_SUFFIX, segment_file
 from segstore.format.scanner import NEED_DATA, Damage, Frame, Scanner
 
 # Two full frames of records from about 25 bytes on.
 READ_BYTES = 320 * 1024
-# Frames in a row differ by a record or two.
-_SLACK_BYTES = 4096
+# Index entries that are further apart say too little of where frames end.
+_ENTRY_SPAN_BYTES_MAX = 4 << 20
 # A larger chunk is not kept: there is one for each open segment.
 KEPT_BYTES_MAX = 1 << 20
 
@@ -64,14 +65,16 @@ class Source(Protocol):
             OSError: the file can't be read.
         """
 
-    def ahead(self, position: int, frame_bytes: int) -> int:
-        """How much to ask for when reading on behind a frame of that size; 0 for none yet."""
+    def ahead(self, position: int) -> int:
+        """How much to ask for when reading on from a frame that starts there."""
 
 
 class RawSource:
     """The file of a plain segment."""
 
-    def __init__(self, disk: Disk, base_offset: int) -> None:
+    def __init__(self, disk: Disk, base_offset: int, index: OffsetIndex | None = None) -> None:
+        """`index` tells how much to read at a time, and nothing depends on it."""
+        self._index = index
         self.name = segment_file(base_offset, RAW_SUFFIX)
         file = disk.open(self.name)
         # As they are: a point read makes two, and each call in between costs a part of it.
@@ -79,14 +82,15 @@ class RawSource:
         self.read = file.read
         self.descriptor = file.descriptor
 
-    def ahead(self, position: int, frame_bytes: int) -> int:  # noqa: ARG002
-        """So much that it ends where a frame does, if the next ones are like the last.
+    def ahead(self, position: int) -> int:
+        """So much that it ends where a frame does, as far as the index knows.
 
         The rest of a frame that was read in part is read again with what follows.
         """
-        if not frame_bytes:
+        if self._index is None:
             return READ_BYTES
-        return max(1, READ_BYTES // frame_bytes) * frame_bytes + _SLACK_BYTES
+        size_bytes = self._index.bound(position, READ_BYTES) - position
+        return size_bytes if 0 < size_bytes <= _ENTRY_SPAN_BYTES_MAX else READ_BYTES
 
 
 class ChunkTable:
@@ -143,7 +147,7 @@ class Lz4Source:
             missing -= len(pieces[-1])
         return b"".join(pieces)
 
-    def ahead(self, position: int, frame_bytes: int) -> int:  # noqa: ARG002
+    def ahead(self, position: int) -> int:
         """One chunk at a time, whatever is in it."""
         table = self._table
         return table.raw_positions[table.find(position) + 1] - position
@@ -283,7 +287,7 @@ def scan(
         if is_last or left <= 0:
             return
         try:
-            ahead = source.ahead(scanner.position, scanner.last_frame_bytes)
+            ahead = source.ahead(scanner.position)
             if first_bytes is not None:
                 ahead, first_bytes = min(ahead, first_bytes), None
             wanted = min(max(ahead, scanner.wanted_bytes), left)

@@ -159,13 +159,15 @@ def test_index_entries_come_back_and_end_at_the_first_empty_one(steps, empty_cou
     assert [found[slot] for slot in range(len(found))] == entries
 
 
-@given(entry_lists, st.integers(0, 60000), st.integers(-100, 6000))
-def test_lookups_agree_with_a_plain_search(steps, place, timestamp):
+@given(entry_lists, st.integers(0, 60000), st.integers(0, 20000), st.integers(-100, 6000))
+def test_lookups_agree_with_a_plain_search(steps, place, size, timestamp):
     index, entries = index_of(steps)
     below = [slot for slot, entry in enumerate(entries) if entry[0] <= place]
     assert index.slot_of_offset(place) == (below[-1] if below else -1)
-    below = [slot for slot, entry in enumerate(entries) if entry[1] <= place]
-    assert index.slot_of_position(place) == (below[-1] if below else -1)
+    near = [position for _, position, _ in entries if position <= place + size]
+    beyond = [position for _, position, _ in entries if position > place + size][:1]
+    bound = ([position for position in near if position > place] or beyond)[-1] if beyond else 0
+    assert index.bound(place, size) == bound
     older = [slot for slot, entry in enumerate(entries) if entry[2] < timestamp]
     assert index.slot_before_time(timestamp) == (older[-1] if older else -1)
     for slot, (relative_offset, position, _) in enumerate(entries):
