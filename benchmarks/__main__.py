@@ -1,7 +1,7 @@
 """Commands: `run` measures, `report` draws what was measured.
 
 python -m benchmarks run [--full] [--only NAME ...] [--out FILE] [--scratch DIRECTORY]
-python -m benchmarks report [--results FILE] [--out DIRECTORY]
+python -m benchmarks report [--results FILE] [--full-results FILE] [--out DIRECTORY]
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmarks.experiments.places import DiskTooSmallError
 
 OUT = os.path.join("docs", "benchmarks")
 RESULTS = os.path.join(OUT, "results.jsonl")
+FULL_RESULTS = os.path.join(OUT, "results-20gb.jsonl")
 EXPERIMENT_TIMEOUT_S = {False: 600, True: 7200}
 
 
@@ -44,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     one.add_argument("options", type=json.loads)
     report = commands.add_parser("report", help="the table and the pictures")
     report.add_argument("--results", default=RESULTS)
+    report.add_argument("--full-results", default=FULL_RESULTS, help="of a log of 20 GB")
     report.add_argument("--out", default=OUT)
     given = parser.parse_args(arguments)
     if given.command == "run":
@@ -57,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     from benchmarks import report as reporting
 
-    reporting.write(results.read(given.results), given.out)
+    full = results.read(given.full_results) if os.path.exists(given.full_results) else None
+    reporting.write(results.read(given.results), full, given.out)
     return 0
 
 

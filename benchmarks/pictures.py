@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 # The same results give the same file, byte for byte.
 matplotlib.rcParams["svg.hashsalt"] = "segstore"
 matplotlib.rcParams["font.size"] = 9
+matplotlib.rcParams["figure.constrained_layout.use"] = True
 
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -23,28 +24,32 @@ BETTER, WORSE = "#3b7d4f", "#b5533c"
 MODE = "kernel"
 
 
-def draw(results: Results, directory: str) -> list[tuple[str, str]]:
-    """All pictures that there are results for: (file name, title) of each."""
+def draw(results: Results, full: Results | None, directory: str) -> list[tuple[str, str]]:
+    """Every picture that there are results for: (file name, title) of each.
+
+    `full` is a run with a log of full size.
+    """
     drawn = []
-    for name, title, draw_one in (
-        ("targets.svg", "Figures to reach, measured over asked", _targets),
-        ("append.svg", "One at a time: how many times as fast segstore is", _append_single),
-        ("append_many.svg", "Batches of 1,000: how many times as fast segstore is", _append_batch),
-        ("read.svg", "Sequential reading: how many times as fast segstore is", _read),
-        ("point.svg", "Random reads: how many times as fast segstore is", _point),
-        ("threads.svg", "Rate of appends by threads", _threads),
-        ("brokers.svg", "Brokers: how many times as fast segstore is", _brokers),
-        ("latency.svg", "Latency of single appends", _latency),
-        ("growth.svg", "Cost of appends and of random reads against the size of the log", _growth),
-    ):
-        figure = draw_one(results)
+    for name, title, draw_one, of in (
+        ("targets", "Figures to reach, measured over asked", _targets, results),
+        ("append", "One at a time: how many times as fast segstore is", _append_single, results),
+        ("append_many", "Batches of 1,000: how many times as fast segstore is", _append_batch,
+         results),
+        ("read", "Sequential reading: how many times as fast segstore is", _read, results),
+        ("point", "Random reads: how many times as fast segstore is", _point, results),
+        ("threads", "Rate of appends by threads", _threads, results),
+        ("brokers", "Brokers: how many times as fast segstore is", _brokers, results),
+        ("latency", "Latency of single appends", _latency, results),
+        ("growth", "Cost against the size of the log", _growth, results),
+        ("growth-full", "Cost against the size of the log, in a run at full size", _growth, full),
+    ):  # fmt: skip
+        figure = None if of is None else draw_one(of)
         if figure is None:
             continue
         figure.suptitle(title)
-        figure.tight_layout()
-        figure.savefig(os.path.join(directory, name), metadata={"Date": None})
+        figure.savefig(os.path.join(directory, name + ".svg"), metadata={"Date": None})
         plt.close(figure)
-        drawn.append((name, title))
+        drawn.append((name + ".svg", title))
     return drawn
 
 
@@ -72,6 +77,7 @@ def _targets(results: Results) -> Any:
     )
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=7)
     axes.set_xscale("log")
+    axes.margins(y=0.01)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xlabel("right of the line: reached")
     return figure
@@ -176,26 +182,28 @@ def _latency(results: Results) -> Any:
 
 
 def _growth(results: Results) -> Any:
-    points: dict[str, list[tuple[float, float, float, float]]] = {}
+    """A line for each operation, and a thin one for the same on a fresh log of 20 MB."""
+    points: dict[str, list[tuple[float, list[float], list[float]]]] = {}
     for key, by in results.of(MODE, "growth"):
         case = dict(key.case)
-        one = ratio(by["big log"]["samples"], by["small log"]["samples"])
-        points.setdefault(case["what"], []).append(
-            (case["gigabytes"], one.median, one.low, one.high)
-        )
+        times = [[1e6 * s for s in by[name]["samples"]] for name in ("big log", "small log")]
+        points.setdefault(case["what"], []).append((case["gigabytes"], *times))
     if not points:
         return None
     figure, axes = plt.subplots(figsize=(8, 4))
     for what, rows in points.items():
-        sizes, middle, low, high = zip(*sorted(rows), strict=True)
+        sizes, big, small = zip(*sorted(rows), strict=True)
+        middle = [median(times) for times in big]
         spread = [
-            [max(0.0, m - at) for m, at in zip(middle, low, strict=True)],
-            [max(0.0, at - m) for m, at in zip(middle, high, strict=True)],
+            [at - min(times) for at, times in zip(middle, big, strict=True)],
+            [max(times) - at for at, times in zip(middle, big, strict=True)],
         ]
-        axes.errorbar(sizes, middle, yerr=spread, marker="o", capsize=3, label=what)
-    axes.axhline(1.05, color=WORSE, linestyle="--", linewidth=1, label="at most 1.05")
+        line, *_ = axes.errorbar(sizes, middle, yerr=spread, marker="o", capsize=3, label=what)
+        axes.plot(sizes, [median(times) for times in small], ":", color=line.get_color(),
+                  label=f"{what}, 20 MB")  # fmt: skip
+    axes.set_yscale("log")
+    axes.set_xlim(left=0)
     axes.set_xlabel("GB in the log")
-    axes.set_ylabel("time over that at 20 MB")
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7)
+    axes.set_ylabel("us an operation")
+    axes.legend(fontsize=7, ncols=len(points))
     return figure

@@ -16,10 +16,10 @@ MODES = ("kernel", "pure")
 SUBJECT = "segstore"
 
 
-def write(results: Results, directory: str) -> None:
-    """README.md and the pictures."""
+def write(results: Results, full: Results | None, directory: str) -> None:
+    """README.md and the pictures; `full` is a run with a log of full size, if there is one."""
     os.makedirs(directory, exist_ok=True)
-    drawn = pictures.draw(results, directory)
+    drawn = pictures.draw(results, full, directory)
     with open(os.path.join(directory, "README.md"), "w", encoding="utf-8") as file:
         for line in _page(results, drawn):
             file.write(line + "\n")
