@@ -210,7 +210,7 @@ class Consumer(Handle):
         if offset is not None:
             offset = as_offset(offset)
         value = self._position if offset is None else offset
-        if value == self.committed and not self._is_doubtful:
+        if value == self.committed and self._file.is_settled and not self._is_doubtful:
             return
         view = self._reader.view
         what = f"consumer {self.name!r} can't commit"

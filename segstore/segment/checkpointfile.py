@@ -30,6 +30,7 @@ class CheckpointFile:
 
     Attributes:
         current: what it holds.
+        is_settled: False once a move failed or was interrupted: it may hold what that was to store.
         log_id: the log it belongs to.
     """
 
@@ -37,6 +38,7 @@ class CheckpointFile:
         self._file = file
         self.log_id = header.log_id
         self.current = current
+        self.is_settled = True
         # What the file held at the last look, as bytes and decoded.
         self._seen: tuple[bytes, Checkpoint | None] = b"", None
 
@@ -177,6 +179,7 @@ class CheckpointFile:
             raise OSError(errno.EOVERFLOW, "the checkpoint is damaged; delete it", self._file.name)
         lost = current.lost_count if lost_count is None else lost_count
         following = Checkpoint(current.sequence + 1, value, time, lost)
+        self.is_settled = False
         try:
             self._store(following)
         except OSError:
@@ -186,6 +189,7 @@ class CheckpointFile:
                 self._store(current._replace(sequence=following.sequence))
             raise
         self.current = following
+        self.is_settled = True
 
     def prove(self) -> None:
         """Store durably what it holds, which an earlier process may have written without a sync.

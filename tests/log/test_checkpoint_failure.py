@@ -100,3 +100,18 @@ def test_where_the_old_value_can_not_be_synced_either_a_power_cut_may_find_both(
     assert state_of(memory.after_kill()) == BEFORE
     found = [state_of(memory.unsynced().sample(Random(seed))) for seed in range(20)]
     assert all(state in (BEFORE, after) for state in found)
+
+
+def test_a_commit_of_the_last_one_takes_one_back_that_may_turn_up(memory):
+    disk = FaultyDisk(memory)
+    log = Log(disk, "a", CONFIG)
+    consumer = log.consumer("one")
+    fail_sync_of(disk, "one.consumer", is_lasting=True)
+    with pytest.raises(StorageError):
+        consumer.commit(60)
+    with pytest.raises(StorageError):
+        consumer.commit(10)
+    disk.faults = []
+    consumer.commit(10)
+    for seed in range(20):
+        assert state_of(memory.unsynced().sample(Random(seed))) == BEFORE

@@ -32,6 +32,7 @@ from segstore.format.names import segment_file
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.testing.faulty import Fault, FaultyDisk
 from segstore.testing.memory import Event, MemoryDisk
+from tests.log.test_interrupt import interrupted
 
 from .records import lines
 
@@ -539,6 +540,19 @@ def test_a_failed_commit_leaves_the_last_one(log: Log, monkeypatch: pytest.Monke
         consumer.commit(9)
     assert consumer.committed == 5
     consumer.close()
+
+
+def test_a_commit_of_the_last_one_takes_an_interrupted_one_back(log: Log) -> None:
+    step = 0
+    was_interrupted = True
+    while was_interrupted:
+        with log.consumer("one") as consumer:
+            consumer.commit(10)
+            was_interrupted = interrupted(lambda consumer=consumer: consumer.commit(20), step)
+            consumer.commit(10)
+            assert consumer.committed == log.consumers()[0].committed == 10
+        step += 1
+    assert step > 20
 
 
 def two_segments(path: str) -> FaultyDisk:
