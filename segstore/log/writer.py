@@ -348,16 +348,19 @@ class LogWriter:
             StorageError: the tail can't be drained.
         """
         target = self.end_offset if offset is None else offset
-        if self._durable_offset >= target:
-            return self._durable_offset
-        self._check_failure()  # the child of a fork would wait for a thread that it has not
-        try:
-            if self._sync_turn.take(target):
-                with self._device_lock:
-                    if self._durable_offset < target and not (with_tail and self._sync_tail()):
-                        self._sync_drained(with_tail=with_tail)
-        finally:
-            self._sync_turn.pass_on(self._durable_offset)
+        has_turn = False
+        # Whoever sets others free may have looked before a truncation, after which `target` is of
+        # another record. And what a truncation took itself never becomes durable.
+        while self._durable_offset < target and not has_turn:
+            self._check_failure()  # the child of a fork would wait for a thread that it has not
+            try:
+                has_turn = self._sync_turn.take(target)
+                if has_turn:
+                    with self._device_lock:
+                        if self._durable_offset < target and not (with_tail and self._sync_tail()):
+                            self._sync_drained(with_tail=with_tail)
+            finally:
+                self._sync_turn.pass_on(self._durable_offset)
         return self._durable_offset
 
     def sync_segments(self, offset: int | None = None) -> None:
