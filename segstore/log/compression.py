@@ -8,9 +8,10 @@ from segstore.disk import Disk
 from segstore.errors import CorruptionError
 from segstore.format.chunk import Codec
 from segstore.format.fileheader import log_tag
-from segstore.format.names import RAW_INDEX_SUFFIX, RAW_SUFFIX, segment_file
+from segstore.format.names import RAW_INDEX_SUFFIX, RAW_SUFFIX
 from segstore.log.manager import SegmentManager
 from segstore.segment.reader import SegmentReader
+from segstore.segment.rewrite import remove_files
 
 Progress = Callable[[int, int], None]
 
@@ -106,6 +107,5 @@ class Compressor:
         self._room_bytes.pop(base_offset, None)
         # Readers find the new file before the old one goes; whoever has that open reads on in it.
         self._manager.replace(swapped)
-        for suffix in (RAW_SUFFIX, RAW_INDEX_SUFFIX):
-            self._disk.unlink(segment_file(base_offset, suffix))
+        remove_files(self._disk, base_offset, (RAW_SUFFIX, RAW_INDEX_SUFFIX))
         self._disk.sync_directory()

@@ -16,13 +16,13 @@ from typing import Literal, NamedTuple
 
 from segstore.disk import Disk
 from segstore.format.fileheader import FILE_HEADER_BYTES
-from segstore.format.names import RAW_INDEX_SUFFIX, RAW_SUFFIX, segment_file
 from segstore.format.scanner import readable
 from segstore.log.clock import EngineClock
 from segstore.log.manager import SegmentManager
 from segstore.log.startoffset import HeldStart, StartOffset
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.reader import SegmentReader
+from segstore.segment.rewrite import remove_files
 from segstore.segment.state import SegmentState
 
 Reason = Literal["age", "size", "records", "trimmed"]
@@ -158,15 +158,8 @@ class RetentionSweeper:
         removed: set[int] = set()
         try:
             for segment in segments:
-                names = [segment.data_name, segment.index_name]
-                if segment.is_compressed:  # a swap that was not through with them
-                    names += [
-                        segment_file(segment.base_offset, suffix)
-                        for suffix in (RAW_SUFFIX, RAW_INDEX_SUFFIX)
-                    ]
-                for name in names:
-                    if self._disk.size_of(name) is not None:
-                        self._disk.unlink(name)
+                # Plain and compressed, as a swap may have failed between the two.
+                remove_files(self._disk, segment.base_offset)
                 removed.add(segment.base_offset)
                 self._times_read.pop(segment.base_offset, None)
         finally:  # what could not be removed stays known, for the next pass

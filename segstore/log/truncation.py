@@ -15,20 +15,12 @@ from __future__ import annotations
 
 from segstore.disk import Disk
 from segstore.format.fileheader import KIND_TRUNCATE, FileHeader, log_tag
-from segstore.format.names import (
-    LZ4_INDEX_SUFFIX,
-    LZ4_SUFFIX,
-    RAW_INDEX_SUFFIX,
-    RAW_SUFFIX,
-    TRUNCATE,
-)
+from segstore.format.names import TRUNCATE
 from segstore.segment.catalog import Segment, list_segments
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.reader import SegmentReader
 from segstore.segment.rewrite import remove_files, rewrite_segment
 from segstore.segment.tail import Tail
-
-_SUFFIXES = (LZ4_SUFFIX, LZ4_INDEX_SUFFIX, RAW_SUFFIX, RAW_INDEX_SUFFIX)
 
 
 def begin_truncation(disk: Disk, log_id: bytes, created: int, end_offset: int) -> None:
@@ -80,7 +72,7 @@ def finish_truncation(disk: Disk, tail: Tail | None) -> bool:
     segments = list_segments(disk).catalog.segments
     for segment in reversed(segments):
         if segment.base_offset >= end_offset:
-            remove_files(disk, segment.base_offset, _SUFFIXES)
+            remove_files(disk, segment.base_offset)
     disk.sync_directory()
     kept = [segment for segment in segments if segment.base_offset < end_offset]
     if kept:

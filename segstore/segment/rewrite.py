@@ -22,6 +22,7 @@ from segstore.format.names import (
 from segstore.format.scanner import Damage, Frame, readable
 from segstore.segment.reader import SegmentReader
 
+_SUFFIXES = (LZ4_SUFFIX, LZ4_INDEX_SUFFIX, RAW_SUFFIX, RAW_INDEX_SUFFIX)
 _OTHER_SUFFIXES = (LZ4_SUFFIX, LZ4_INDEX_SUFFIX, RAW_INDEX_SUFFIX)
 
 
@@ -72,8 +73,8 @@ def _kept(event: Frame | Damage, end_offset: int) -> Iterator[Buffer]:
                 yield encode_batch(part, durable_offset_max=end_offset).data
 
 
-def remove_files(disk: Disk, base_offset: int, suffixes: tuple[str, ...]) -> None:
-    """Remove the files of a segment with these suffixes that are there.
+def remove_files(disk: Disk, base_offset: int, suffixes: tuple[str, ...] = _SUFFIXES) -> None:
+    """Remove the files of a segment with these suffixes (by default all) that are there.
 
     Raises:
         OSError: one can't be removed.

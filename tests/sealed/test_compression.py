@@ -330,6 +330,29 @@ def test_a_failed_pass_leaves_nothing_behind(path: str) -> None:
     log.close()
 
 
+def test_what_a_failed_swap_left_goes_with_its_segment(tmp_path: Path) -> None:
+    has_failed = True
+    k = 0
+    while has_failed:
+        k += 1
+        path = str(tmp_path / f"at{k}")
+        disk = StepDisk(path, create=True)
+        with open_on(disk, **SMALL) as log:
+            log.append_many(lines(1000))
+            log.roll()
+            log._writer.seal_rolled()  # type: ignore[union-attr]
+            with dying_at(disk, k, dies=False) as stopped:
+                log.compress()
+            has_failed = stopped[0]
+            disk.stop_at = None
+            log.trim(log.end_offset)
+            left = {name for name in os.listdir(path) if name[0].isdigit()}
+            (active,) = log.segments()
+            base = f"{active.base_offset:020d}"
+            assert left == {f"{base}.log", f"{base}.index"}, k
+    assert k > 10
+
+
 @pytest.mark.parametrize("harm", ["missing", "garbage", "raw", "cut", "empty"])
 def test_a_bad_index_of_a_compressed_segment_changes_no_result(path: str, harm: str) -> None:
     with open_log(path) as log:
@@ -474,3 +497,13 @@ def test_a_segment_whose_file_is_gone_holds_nothing_up(path: str) -> None:
         with pytest.raises(StorageError, match=r"lacks a file.*verify"):
             log.snapshot(f"{path}-copy")
         assert not os.path.exists(f"{path}-copy")
+
+
+def test_a_segment_that_lost_its_plain_index_counts_as_compressed(path: str) -> None:
+    with open_log(path) as log:
+        log.append_many(lines(1500))
+        log.roll()
+        first, *others, _ = log.segments()
+        os.unlink(first.path.replace(".log", ".index"))
+        assert log.compress() == 1 + len(others)
+        assert list(log.values()) == lines(1500)
