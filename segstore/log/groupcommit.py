@@ -50,7 +50,7 @@ class SyncTurn:
         Those that were just set free are waited for, as threads that only append come back at
         once; else two groups of half of them take turns. Who does not come back is waited for once.
 
-        Whoever takes it calls `pass_on`, whatever happens.
+        Whoever asks calls `pass_on`, whatever happens, also where this raises.
         """
         thread = threading.get_ident()
         waiter = None
@@ -136,5 +136,3 @@ class SyncTurn:
                 self._give_turn(following)
         if following is not None:
             following.lock.release()
-        if waiter.has_turn:
-            self.pass_on(0)
