@@ -251,14 +251,28 @@ def test_a_torn_commit_leaves_the_last_one(log: Log) -> None:
             assert consumer.committed == 20
 
 
-def test_a_damaged_consumer_is_reported_and_can_be_removed(log: Log) -> None:
-    log.consumer("one").close()
-    file = Path(log.path, "one.consumer")
-    file.write_bytes(file.read_bytes()[:SLOT_BYTES] + bytes(CHECKPOINT_BYTES - SLOT_BYTES))
-    with pytest.raises(CorruptionError, match="committed offset"):
-        log.consumer("one")
+@pytest.mark.parametrize("damaged", [range(SLOT_BYTES), range(SLOT_BYTES, CHECKPOINT_BYTES)])
+def test_a_damaged_consumer_is_reported_and_can_be_removed(log: Log, damaged: range) -> None:
+    with log.consumer("one") as consumer:
+        consumer.commit(20)
+    damage(log, damaged)
+    for _ in range(2):
+        with pytest.raises(CorruptionError, match="committed offset"):
+            log.consumer("one", start="end")
     assert log.remove_consumer("one")
     assert log.consumer("one").position == 0
+
+
+def test_a_consumer_that_committed_nothing_keeps_its_start_without_its_header(log: Log) -> None:
+    log.consumer("one", start=20).close()
+    damage(log, range(SLOT_BYTES))
+    assert log.consumer("one", start="end").position == 20
+
+
+def damage(log: Log, places: range) -> None:
+    with Path(log.path, "one.consumer").open("r+b") as file:
+        file.seek(places.start)
+        file.write(bytes(len(places)))
 
 
 def test_records_read_before_damage_are_not_lost_with_it(path: str) -> None:
@@ -627,6 +641,37 @@ def test_a_consumer_that_is_removed_just_then_is_none(look: Any) -> None:
         assert found == () if look is Log.consumers else found.notes == ()
 
 
+@pytest.mark.parametrize("step", ["open", "lock"])
+def test_a_name_that_is_removed_just_then_is_taken_anew(step: str) -> None:
+    memory = MemoryDisk()
+    disk = FaultyDisk(memory)
+    with Log(disk, "a", BARE) as log:
+        log.append_many(lines(50))
+        log.consumer("one", start=20).close()
+
+        def remove(kind: str, name: str) -> None:
+            if (kind, name) == (step, "one.consumer"):
+                disk.before = None
+                memory.unlink(name)
+
+        disk.before = remove
+        with log.consumer("one", start=30) as consumer:
+            assert disk.before is None
+            consumer.commit(40)
+        assert [info.committed for info in log.consumers()] == [40]
+
+
+def test_a_registration_that_failed_can_be_tried_again() -> None:
+    disk = FaultyDisk(MemoryDisk())
+    with Log(disk, "a", BARE) as log:
+        log.append_many(lines(50))
+        disk.faults = [Fault("sync", disk.counts["sync"] + 1, errno.EIO)]
+        with pytest.raises(StorageError) as caught:
+            log.consumer("one", start=20)
+        assert log.consumer("one", start=20).position == 20
+        assert caught.value.errno == errno.EIO
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_consumer_is_held_back_to_what_a_power_cut_left(seed: int) -> None:
     disk = MemoryDisk()
@@ -648,15 +693,15 @@ def test_a_consumer_is_held_back_to_what_a_power_cut_left(seed: int) -> None:
         assert set(new) <= set(found)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(8))
 def test_a_registration_torn_by_a_power_cut_is_made_again(seed: int) -> None:
     random_ = random.Random(seed)
-    cut_at = random_.randrange(8)
     states: list[MemoryDisk] = []
 
     def watch(disk: MemoryDisk, event: Event) -> None:
         if event.kind != "create":
-            states.append(disk.unsynced().sample(random_))
+            unsynced = disk.unsynced()
+            states.extend(unsynced.sample(random_) for _ in range(4))
 
     disk = MemoryDisk()
     with Log(disk, "a", BARE) as log:
@@ -665,12 +710,12 @@ def test_a_registration_torn_by_a_power_cut_is_made_again(seed: int) -> None:
         log.consumer("one", start=20).close()
         disk.watch = None
         states.append(disk.unsynced().sample(random_))
-    after = states[min(cut_at, len(states) - 1)]
-    with Log(after, "a", BARE) as log:
-        assert [info.committed for info in log.consumers()] in ([], [20])
-        assert not log.verify().notes
-        with log.consumer("one", start=20) as consumer:
-            assert consumer.poll(1)[0].offset == 20
+    for after in states:
+        with Log(after, "a", BARE) as log:
+            assert [info.committed for info in log.consumers()] in ([], [20])
+            assert not log.verify().notes
+            with log.consumer("one", start=20) as consumer:
+                assert consumer.poll(1)[0].offset == 20
 
 
 def test_an_opened_consumer_stands_on_what_is_durable() -> None:
