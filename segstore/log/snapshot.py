@@ -14,10 +14,19 @@ from segstore.format.buffers import padding
 from segstore.format.fileheader import (
     FILE_HEADER_BYTES,
     KIND_CONSUMER,
+    KIND_SEGMENT,
     KIND_START,
     FileHeader,
+    encode_file_header,
 )
-from segstore.format.names import LOCK, START, consumer_file, is_known
+from segstore.format.names import (
+    LOCK,
+    RAW_SUFFIX,
+    START,
+    consumer_file,
+    is_known,
+    segment_file,
+)
 from segstore.format.scanner import Damage
 from segstore.log.consumer import registered
 from segstore.log.lock import leave_lock, take_lock
@@ -153,6 +162,12 @@ def _copy(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int)
             view.refresh()
             catalog, written_end = _segments(view)
             following = catalog.find(segment.base_offset) + 1
+    if end_offset < acknowledged and view.is_as_found():
+        # What is lost at its end is lost in the copy as well, and the tail may go on behind it.
+        if end_offset < written_end and staged.since(written_end).values:
+            header = FileHeader(KIND_SEGMENT, written_end, log_id, created)
+            copied_bytes += _write_staged(target, header, staged.since(written_end))
+        end_offset = acknowledged
     if end_offset < acknowledged:
         raise _ChangedError("records that it ended with are gone")
     header = FileHeader(KIND_START, 0, log_id, created)
@@ -225,6 +240,18 @@ def _copy_growing(
     finally:
         file.close()
     return position, end_offset
+
+
+def _write_staged(target: Disk, header: FileHeader, staged: Staged) -> int:
+    """A segment of what was `staged`; its size."""
+    head, frame = encode_file_header(header), staged.batch().frame
+    file = target.open(segment_file(header.base_offset, RAW_SUFFIX), write=True, create=True)
+    try:
+        file.write([head, frame], 0)
+        file.sync()
+    finally:
+        file.close()
+    return len(head) + len(frame)
 
 
 def _copy_file(disk: Disk, name: str, target: Disk) -> int:

@@ -74,6 +74,9 @@ class LogView(Protocol):
     def epoch(self) -> bytes | int:
         """Changes whenever offsets are given out again."""
 
+    def is_as_found(self) -> bool:
+        """Whether no writer has been at work since the opening, so that what it missed is lost."""
+
     def glance(self) -> Glance:
         """What a point read needs of the segments, in one call."""
 
@@ -130,6 +133,10 @@ class WriterView:
     def epoch(self) -> int:
         """The writer's, which nobody else gives offsets out again beside."""
         return self._writer.rewind_count
+
+    def is_as_found(self) -> bool:
+        """No: the writer begins a segment behind what is lost."""
+        return False
 
     def glance(self) -> Glance:
         """Without a call for each."""
@@ -259,6 +266,13 @@ class FileView:
         """The tail's."""
         return b"" if self._tail is None else self._tail.epoch.token()
 
+    def is_as_found(self) -> bool:
+        """By the tail; without one nothing tells."""
+        # Both, as a writer that set segments aside may have come to the same end with others.
+        return self._tail is not None and (
+            self._tail.end.read() == self._loaded_end and self.epoch() == self._loaded_epoch
+        )
+
     def glance(self) -> Glance:
         """Without a look into the tail."""
         self._look_for_tail()
@@ -358,9 +372,6 @@ class FileView:
     def _reached(self, catalog: Catalog) -> Catalog:
         """Without segments that are being made, or that a power cut left and no writer keeps."""
         reached = catalog.up_to(self.written_end())
-        # Both, as a writer that set them aside may have come to the same end with others.
-        if self._tail is None or (
-            self._tail.end.read() == self._loaded_end and self.epoch() == self._loaded_epoch
-        ):
-            return reached.without(self._unkept)  # no writer has been at work since
+        if self._tail is None or self.is_as_found():
+            return reached.without(self._unkept)
         return reached

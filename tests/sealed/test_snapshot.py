@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from segstore.disk import OsDisk
 from segstore.log import snapshot as snapshot_module
 from segstore.log.log import Log
 from segstore.log.view import FileView, WriterView
+from segstore.segment.tail import FRAMES_POSITION
 from segstore.testing.faulty import FaultyDisk
 
 LARGE = [b"value %04d " % number * 12 for number in range(600)]
@@ -103,6 +105,43 @@ def test_a_copy_vouches_for_all_that_it_holds(tmp_path: Path) -> None:
         assert [lost.offsets.stop for lost in log.recovery.lost] <= [600]
         assert log.append(b"next") == 600
         assert len(list(log.read(errors="skip"))) > 500
+
+
+@pytest.mark.parametrize("what", ["the last segment", "the tail", "the segment before the tail"])
+def test_what_is_lost_at_the_end_is_lost_in_the_copy_as_well(tmp_path: Path, what: str) -> None:
+    path, live, copy = (str(tmp_path / name) for name in ("log", "live", "copy"))
+    with segstore.open(path, background=False) as log:
+        log.append_many(LARGE)
+        log.roll()
+        if what == "the tail":
+            for number in range(9):
+                log.append(b"%d" % number, durability="durable")
+        else:
+            log.append_many(LARGE)  # too large for the tail
+            log.sync()
+        if what == "the segment before the tail":
+            log.append(b"behind it")
+        shutil.copytree(path, live)
+    if what == "the tail":
+        with open(live + "/tail", "r+b") as file:
+            file.seek(FRAMES_POSITION + 5 * 80)  # each of them is a frame of its own
+            file.write(bytes(4 * 80))
+    else:
+        for ending in (".log", ".index"):
+            os.unlink(f"{live}/{600:020d}{ending}")
+    with segstore.open(live, "r") as log:
+        assert log.recovery.lost
+        assert log.snapshot(copy).end_offset == log.end_offset
+    held = readable(live)
+    assert readable(copy) == held
+    lost, ends = [], []
+    for opened in live, copy:
+        with segstore.open(opened, background=False) as log:
+            lost.append([lost.offsets for lost in log.recovery.lost])
+            ends.append(log.append(b"next"))
+    assert lost[0] == lost[1]
+    assert ends[0] == ends[1]
+    assert readable(copy) == [*held, (ends[0], b"next")]
 
 
 def test_what_an_interrupted_attempt_left_is_removed(tmp_path: Path) -> None:
