@@ -106,9 +106,11 @@ class Consumer(Handle):
         self._file = file
         try:
             self._epoch = reader.view.epoch()
-            self._is_doubtful = False
-            # What was committed may be gone where no writer has come by since a power cut.
-            self._position = min(self.committed, reader.view.end_offset())
+            end_offset = reader.view.end_offset()
+            # What was committed may be gone where no writer has come by since a power cut, and the
+            # next one moves it back.
+            self._is_doubtful = self.committed > end_offset
+            self._position = min(self.committed, end_offset)
             _OPEN_CONSUMERS.add(self)
         except BaseException:  # which else would hold the name for as long as somebody has it
             file.close()

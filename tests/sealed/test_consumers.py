@@ -673,11 +673,10 @@ def test_a_registration_that_failed_can_be_tried_again() -> None:
         assert caught.value.errno == errno.EIO
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_a_consumer_is_held_back_to_what_a_power_cut_left(seed: int) -> None:
+def after_power_cut_behind_a_commit(seed: int) -> MemoryDisk:
+    """The consumer "one" has committed 100 records, and 50 of them may be gone."""
     disk = MemoryDisk()
-    config = LogConfig.of({"background": False, "compression": None}, environment={})
-    log = Log(disk, "a", config)
+    log = Log(disk, "a", BARE)
     log.append_many(lines(50))
     log.sync()
     with log.consumer("one") as consumer:
@@ -686,8 +685,12 @@ def test_a_consumer_is_held_back_to_what_a_power_cut_left(seed: int) -> None:
         while consumer.poll():
             pass
         consumer.commit()
-    after = disk.unsynced().sample(random.Random(seed))
-    with Log(after, "a", config) as log:
+    return disk.unsynced().sample(random.Random(seed))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_consumer_is_held_back_to_what_a_power_cut_left(seed: int) -> None:
+    with Log(after_power_cut_behind_a_commit(seed), "a", BARE) as log:
         new = log.append_many([b"new"] * 100)
         with log.consumer("one") as consumer:
             found = [record.offset for record in consumer.poll(1000)]
@@ -695,6 +698,19 @@ def test_a_consumer_is_held_back_to_what_a_power_cut_left(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
+def test_a_consumer_that_is_held_back_while_somebody_has_it_commits_as_any(seed: int) -> None:
+    """It was opened behind a power cut, and before the writer that moved its file back."""
+    after = after_power_cut_behind_a_commit(seed)
+    consumer = Log(after, "r", BARE).consumer("one")
+    with Log(after, "a", BARE) as log:
+        new = log.append_many([b"new"] * 50)
+        assert [record.offset for record in consumer.poll()][-50:] == list(new)
+        for committed in (100, log.end_offset):
+            consumer.commit(committed)
+            assert [info.committed for info in log.consumers()] == [committed]
+
+
+@pytest.mark.parametrize("seed", range(40))
 def test_a_registration_torn_by_a_power_cut_is_made_again(seed: int) -> None:
     random_ = random.Random(seed)
     states: list[MemoryDisk] = []
