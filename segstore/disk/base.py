@@ -71,6 +71,9 @@ class File(Protocol):
     def size(self) -> int:
         """The size in bytes."""
 
+    def is_shared(self) -> bool:
+        """Whether it has another name as well, as `Disk.link` gives it one."""
+
     def truncate(self, size_bytes: int) -> None:
         """Make the file `size_bytes` long."""
 

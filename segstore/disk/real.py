@@ -135,6 +135,10 @@ class OsFile(Handle):
         """By fstat."""
         return os.fstat(self.descriptor).st_size
 
+    def is_shared(self) -> bool:
+        """By fstat."""
+        return os.fstat(self.descriptor).st_nlink > 1
+
     def truncate(self, size_bytes: int) -> None:
         """Ftruncate."""
         os.ftruncate(self.descriptor, size_bytes)

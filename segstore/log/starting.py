@@ -200,7 +200,10 @@ def _take_over(
     for number, scanned in enumerate(kept):
         writer = _resume(disk, scanned, manager, log_id, created)
         _prove(writer, segments_durable_offset, recovery_point)
-        if goes_on and number == len(kept) - 1:
+        is_last = number == len(kept) - 1
+        # A sealed segment that lost its index looks like one that is written to.
+        goes_on = goes_on and not (is_last and writer.is_shared and not scanned.state.is_empty)
+        if goes_on and is_last:
             manager.adopt(writer)
         else:
             # Damage at its end may have taken the last frames, but not the offsets they had.

@@ -89,6 +89,11 @@ class SegmentWriter:
         """Whether another entry may not fit, so that the segment has to roll."""
         return len(self.state.index.places) >= self._index_file.capacity
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether the data is that of a snapshot as well, to which nothing may be added."""
+        return self._file.is_shared()
+
     def write(self, frames: Sequence[EncodedFrame], append_time: int) -> None:
         """Append frames, all or none.
 

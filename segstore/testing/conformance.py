@@ -119,6 +119,7 @@ class DiskConformance:
         assert disk.is_named(first, "a")
         assert disk.is_named(again, "a")
         assert not disk.is_named(first, "b")
+        assert not first.is_shared()
         disk.unlink("a")
         assert not disk.is_named(first, "a")
         second = disk.open("a", write=True, create=True)

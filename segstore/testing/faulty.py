@@ -193,6 +193,11 @@ class FaultyFile:
         self._disk.check("size", self.name)
         return self._inner.size()
 
+    def is_shared(self) -> bool:
+        """As inside, or a fault of "size"."""
+        self._disk.check("size", self.name)
+        return self._inner.is_shared()
+
     def truncate(self, size_bytes: int) -> None:
         """As inside, or a fault."""
         self._disk.check("truncate", self.name)

@@ -223,6 +223,10 @@ class MemoryFile:
         """As processes see it."""
         return len(self._open_node().data)
 
+    def is_shared(self) -> bool:
+        """Never, as it links nothing."""
+        return False
+
     def truncate(self, size_bytes: int) -> None:
         """Set the size; unsynced."""
         node = self._writable_node()

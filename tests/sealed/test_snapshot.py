@@ -144,6 +144,29 @@ def test_what_is_lost_at_the_end_is_lost_in_the_copy_as_well(tmp_path: Path, wha
     assert readable(copy) == [*held, (ends[0], b"next")]
 
 
+@pytest.mark.parametrize("hurt_one", ["log", "copy"])
+def test_a_segment_that_a_snapshot_has_as_well_is_not_written_to(
+    tmp_path: Path, hurt_one: str
+) -> None:
+    """Where it lost its index and all behind it, it looks like the one that was written to."""
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    with segstore.open(path, compression=None, background=False) as log:
+        log.append_many(LARGE)
+        log.roll()
+        log.maintain()
+        log.snapshot(copy)
+    held = readable(copy)
+    hurt_path, other = (path, copy) if hurt_one == "log" else (copy, path)
+    for name in os.listdir(hurt_path):
+        if name.endswith(".index") or name == f"{600:020d}.log":
+            os.unlink(os.path.join(hurt_path, name))
+    with segstore.open(hurt_path, background=False) as log:
+        assert log.recovery.was_clean
+        assert log.append(b"of this one") == 600
+    assert readable(hurt_path) == [*held, (600, b"of this one")]
+    assert readable(other) == held
+
+
 def test_what_an_interrupted_attempt_left_is_removed(tmp_path: Path) -> None:
     path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
     with segstore.open(path, compression=None, background=False) as log:
