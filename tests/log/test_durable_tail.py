@@ -126,6 +126,30 @@ def test_the_tail_is_not_used_again_before_a_segment_has_what_it_promised(
     assert disk.size_of(FIRST) == size_bytes
 
 
+def test_a_power_cut_in_a_recovery_that_cuts_takes_nothing_that_was_promised(
+    disk: MemoryDisk,
+) -> None:
+    """Of which the tail is emptied, as offsets are given out again."""
+    log = begun(disk)
+    sent = [b"first", *append_durably(log, 5)]
+    left: list[MemoryDisk] = []
+
+    def watch(disk: MemoryDisk, event: Event) -> None:
+        if event.kind == "sync" and not left:
+            left.extend(cuts(disk))
+
+    disk.watch = watch
+    log.append_many([b"x" * 100] * 50)  # straight to the segment, and drains the tail
+    random, cut_count = Random(1), 0
+    for found in left[:8]:
+        states: list[MemoryDisk] = []
+        found.watch = lambda disk, _, to=states: to.append(disk.unsynced().sample(random))
+        cut_count += bool(Log(found, "a", CONFIG).recovery.cut)
+        for again in states:
+            assert values(Log(again, "a", CONFIG))[:6] == sent
+    assert cut_count > 1
+
+
 @pytest.mark.parametrize("batch_size", [1024, 60_000])
 def test_what_was_torn_when_it_was_drained_is_in_the_tail(
     disk: MemoryDisk, batch_size: int
@@ -205,6 +229,7 @@ def test_damage_to_what_the_tail_promised_is_reported_and_its_offsets_stay_taken
     (lost,) = log.recovery.lost
     assert lost.offsets == range(number + 1, 6)
     assert lost.path == "memory/tail"
+    assert reader.end_offset == Log(left, "r", CONFIG).end_offset == 6
     assert [cut.path for cut in log.recovery.cut] == ["memory/tail"] * (len(log.recovery.cut) > 0)
     kept = [b"first", *sent[:number]]
     for cut in cuts(left):
