@@ -3,8 +3,6 @@
 Where there is no compiler the build goes on without it, and the Python loops are used.
 """
 
-import sysconfig
-
 from setuptools import Extension, setup
 
 KERNEL = Extension(
@@ -14,7 +12,4 @@ KERNEL = Extension(
     optional=True,
 )
 
-# The kernel relies on the GIL, so a free-threaded Python goes without it.
-HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
-
-setup(ext_modules=[KERNEL] if HAS_GIL else [])
+setup(ext_modules=[KERNEL])

@@ -12,9 +12,10 @@
    Rule 2: bytes may change while they are read (a mapping that another process writes to), so
            each number is read once, and what was checked is what is used.
    Rule 3: everything runs under the GIL and calls no Python code between a check and the store
-           that rests on it. That is what makes the append safe without a lock, and why a build
-           without the GIL refuses this file. The one system call lets go of the GIL, and
-           touches nothing meanwhile but memory on the stack.
+           that rests on it. That is what makes the append safe without a lock, and why the module
+           has no Py_mod_gil: a free-threaded Python then turns the GIL on to load it. The one
+           system call lets go of the GIL, and touches nothing meanwhile but memory on the
+           stack.
    Rule 4: an allocation may start the garbage collector, which may run anything. Whatever is
            borrowed from a list is owned before the next allocation, and its size asked again. */
 
@@ -29,9 +30,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifdef Py_GIL_DISABLED
-#error "the kernel relies on the GIL; a free-threaded build uses the Python loops"
-#endif
 #if SIZEOF_SIZE_T < 8
 #error "two columns of up to 2 GiB are added up in Py_ssize_t"
 #endif

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -50,3 +51,11 @@ if compiled is not None:
     measure = compiled.measure
     read_record = compiled.read_record
     take_records = compiled.take_records
+
+# Asked behind the import of the kernel, which turns the GIL on. Without it the engine is not safe:
+# a reader bisects the index that the writer adds to, and looks into a mapping while it is closed.
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError(
+        "segstore needs the GIL, which is off in this free-threaded Python; turn it on with "
+        "PYTHON_GIL=1 or -X gil=1"
+    )
