@@ -55,15 +55,15 @@ def may_be_pending(disk: Disk) -> bool:
         return True
 
 
-def finish_truncation(disk: Disk, tail: Tail | None) -> bool:
-    """Carry out a truncation that was committed to; True if there was one.
+def finish_truncation(disk: Disk, tail: Tail | None) -> None:
+    """Carry out a truncation that was committed to, if there is one.
 
     Raises:
         OSError: a step failed; the next opening goes on from there.
     """
     checkpoint = CheckpointFile.open(disk, TRUNCATE, KIND_TRUNCATE, write=False)
     if checkpoint is None:
-        return False
+        return
     end_offset, log_id = checkpoint.current.value, checkpoint.log_id
     checkpoint.close()
     disk.sync_directory()  # the process that committed may have died before it did
@@ -81,7 +81,6 @@ def finish_truncation(disk: Disk, tail: Tail | None) -> bool:
         tail.void(end_offset)
     disk.unlink(TRUNCATE)
     disk.sync_directory()
-    return True
 
 
 def _cut(disk: Disk, segment: Segment, log_id: bytes, end_offset: int) -> None:
