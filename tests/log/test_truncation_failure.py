@@ -9,7 +9,9 @@ import pytest
 
 from segstore import StorageError
 from segstore.config import LogConfig
+from segstore.format.fileheader import FILE_HEADER_BYTES
 from segstore.log.log import Log
+from segstore.segment.tail import FRAMES_POSITION
 from segstore.testing.faulty import Fault, FaultyDisk
 from segstore.testing.memory import Event, MemoryDisk
 
@@ -85,6 +87,17 @@ def test_a_power_cut_does_not_bring_a_truncation_back(after):
     for seed in range(20):
         with Log(unsynced.sample(Random(seed)), "a", log.config) as again:
             assert list(again.values()) == [*values[: after + 1], b"next"]
+
+
+def test_a_log_with_damaged_registers_is_truncated():
+    log, disk, values = make()
+    log.close()
+    contents = disk.contents()
+    tail = bytearray(contents["tail"])
+    tail[FILE_HEADER_BYTES:FRAMES_POSITION] = b"?" * (FRAMES_POSITION - FILE_HEADER_BYTES)
+    with Log(MemoryDisk.of({**contents, "tail": bytes(tail)}), "a", log.config) as again:
+        again.truncate(9)
+        assert list(again.values()) == values[:10]
 
 
 def make() -> tuple[Log, MemoryDisk, list[bytes]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from segstore.format.names import OFFSET_MAX
 from segstore.segment.tail import Register
 
 ALL_ONES = 2**64 - 1
@@ -49,6 +50,15 @@ def test_a_copy_that_was_cut_short_does_not_count() -> None:
     assert register.read() == 7
     words[0] = 8
     assert register.read() is None
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_copy_with_a_number_that_no_offset_can_be_does_not_count(at: int) -> None:
+    words = memoryview(bytearray(32)).cast("Q")
+    register = Register(words.cast("B"), 0)
+    register.set(7)
+    words[at], words[at + 1] = OFFSET_MAX + 1, (OFFSET_MAX + 1) ^ ALL_ONES
+    assert register.read() == 7
 
 
 class Killed:
