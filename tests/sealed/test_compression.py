@@ -470,6 +470,47 @@ def test_a_damaged_plain_segment_is_refused_and_left(path: str) -> None:
     log.close()
 
 
+def test_holes_that_a_repair_left_stay_where_they_are(path: str) -> None:
+    holes = (17, 38, 39)  # in the middle and at the end
+    with open_log(path) as log:
+        for line in lines(40):
+            log.append(line)
+            log.sync()  # a frame of its own
+        log.roll()
+        log.append_many(lines(9))
+        file = Path(log.segments()[0].path)
+        data = bytearray(file.read_bytes())
+        for offset in holes:
+            data[data.index(lines(40)[offset])] ^= 1
+        file.write_bytes(data)
+        log.repair()
+        kept = list(log.read(errors="skip"))
+        assert [record.offset for record in kept] == [n for n in range(49) if n not in holes]
+        assert log.compress() == 1
+        for source in (log, segstore.open(path, "r")):
+            assert source.segments()[0].end_offset == 40
+            assert list(source.read(errors="skip")) == kept
+            assert all(source[record.offset] == record for record in kept)
+            assert [lost.offsets for lost in source.verify().lost] == [range(17, 18), range(38, 40)]
+        active = Path(log.segments()[1].path)
+    for gone in (active, active.with_suffix(".index"), Path(path, "tail")):
+        gone.unlink()
+    with open_log(path) as log:
+        assert log.append(b"not in the hole") == 40
+
+
+def test_a_large_batch_between_small_ones_stays_between_them(path: str) -> None:
+    with open_log(path, batch_size="16KiB") as log:
+        for number in range(9):
+            log.append_many(lines(3))
+            log.sync()
+            log.append_many([bytes([number]) * 4000] * 3)
+        before = list(log)
+        log.roll()
+        assert log.compress() >= 1
+        assert list(log) == before
+
+
 def test_a_segment_whose_plain_index_is_damaged_keeps_its_keys_findable(path: str) -> None:
     log = open_log(path)
     records = append_mix(log, 1500)
