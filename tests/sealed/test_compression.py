@@ -15,8 +15,10 @@ import pytest
 
 import segstore
 from segstore import CorruptionError, Log, Record, StorageError
+from segstore.config import LogConfig
 from segstore.disk.real import OsFile
 from segstore.segment import source
+from segstore.testing.memory import Event, MemoryDisk
 
 from .records import append_mix, assert_equal, lines
 from .steps import StepDisk, dying_at, open_on, temporary_names
@@ -303,6 +305,26 @@ def test_killed_or_failing_at_every_step_leaves_one_complete_pair(
         if not stopped[0]:
             break
     assert k > 10 * count
+
+
+def test_no_power_cut_during_a_swap_loses_a_record() -> None:
+    disk = MemoryDisk()
+    config = LogConfig.of({**SMALL, "background": False}, environment={})
+    log = Log(disk, "a", config)
+    records = append_mix(log, 300)
+    log.roll()
+    log.sync()
+    states: list[MemoryDisk] = []
+
+    def cut(disk: MemoryDisk, _event: Event) -> None:
+        unsynced = disk.unsynced()
+        states.extend(unsynced.sample(random_) for _ in range(10))
+
+    random_ = random.Random(0)
+    disk.watch = cut
+    assert log.compress() >= 1
+    for state in states:
+        assert list(Log(state, "a", config)) == records
 
 
 def test_a_failed_pass_leaves_nothing_behind(path: str) -> None:
