@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,6 +82,28 @@ def test_a_record_appended_after_an_idle_time_is_not_old(path: str, times: Times
         log.roll()
         assert log.sweep().segments == ()
         times.pass_(101)
+        assert [s.reasons for s in log.sweep().segments] == [("age",)]
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_what_is_merged_by_compression_is_as_old_as_the_newest_of_it(
+    path: str, times: Times, has_index: bool
+) -> None:
+    with open_log(path) as log:
+        log.append(b"old")
+        log.sync()
+        times.pass_(60)
+        log.append(b"fresh")
+        log.roll()
+        assert log.compress() == 1
+        assert len(list(log.batches())) == 1
+    if not has_index:
+        (index,) = Path(path).glob("*.lz4.index")
+        index.unlink()
+    with open_log(path, retention_age=100) as log:
+        times.pass_(60)
+        assert log.sweep().segments == ()
+        times.pass_(41)
         assert [s.reasons for s in log.sweep().segments] == [("age",)]
 
 
