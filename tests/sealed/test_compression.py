@@ -52,7 +52,7 @@ def test_a_log_is_the_same_before_during_and_after(path: str, codec: str) -> Non
 
     assert log.compress(progress) == total
     assert seen == [(n, total) for n in range(1, total + 1)]
-    assert log.compress() == 0
+    assert log._compressor.waiting() == []
     assert [s.state for s in log.segments()] == ["compressed"] * total + ["active"]
     assert_equal(log, records)
     assert_equal(reader, records)
@@ -488,7 +488,7 @@ def test_a_damaged_plain_segment_is_refused_and_left(path: str) -> None:
         list(log)
     lost = caught.value.offsets
     assert list(log.read(errors="skip")) == [r for r in records if r.offset not in lost]
-    assert log.compress() == 0
+    assert log._compressor.waiting() == []  # or each round would try again
     log.close()
 
 
