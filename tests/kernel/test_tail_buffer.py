@@ -22,6 +22,7 @@ from segstore.segment import tailbuffer
 from segstore.segment.tail import FRAMES_POSITION
 from segstore.segment.tailbuffer import PythonTailBuffer
 from tests.kernel import strategies as some
+from tests.log.test_interrupt import interrupted
 
 TAG = 0xDEADBEEF
 TAIL_BYTES = FRAMES_POSITION + 2048
@@ -705,3 +706,28 @@ def test_the_one_in_use_is_what_the_provider_says():
     expected = "python" if tailbuffer.TailBuffer is PythonTailBuffer else "c"
     provider = kernel.PROVIDER
     assert provider == expected
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_append_that_was_interrupted_leaves_no_key_to_the_next(count):
+    step = 0
+    was_interrupted = True
+    while was_interrupted:
+        buffer = Rig(PythonTailBuffer).buffer
+
+        def append(buffer=buffer):
+            if count == 1:
+                buffer.append(b"try", key=b"key")
+            else:
+                buffer.append_many([b"try"] * count, keys=[b"key"] * count)
+
+        was_interrupted = interrupted(append, step)
+        for _ in range(count):
+            buffer.append(b"next")
+        values, keys, _ = staged(buffer)
+        tries = len(values) - count
+        assert tries in (0, count)
+        assert values == [b"try"] * tries + [b"next"] * count
+        assert keys == [b"key"] * tries + [None] * count
+        step += 1
+    assert step > 10
