@@ -731,3 +731,21 @@ def test_an_append_that_was_interrupted_leaves_no_key_to_the_next(count):
         assert keys == [b"key"] * tries + [None] * count
         step += 1
     assert step > 10
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda buffer: buffer.append(b"value"),
+        lambda buffer: buffer.append_many([b"one", b"two"]),
+        lambda buffer: buffer.store(STORED.data),
+    ],
+)
+def test_a_frame_may_end_where_the_tail_does(kind, fill):
+    roomy = Rig(kind)
+    fill(roomy.buffer)
+    end = roomy.buffer.position
+    tight = Rig(kind, size=end)
+    fill(tight.buffer)
+    assert tight.buffer.position == end
+    assert tight.slow.calls == []
