@@ -520,3 +520,17 @@ def test_who_was_moved_back_stays_so_where_a_kill_came_ahead_of_the_sync() -> No
         again = Log(synced(left), "a", CONFIG)
         assert again.end_offset == 12
         assert [info.committed for info in again.consumers()] == [2]
+
+
+def test_an_opening_seals_nothing_that_a_power_cut_may_take(disk: MemoryDisk) -> None:
+    log = Log(disk, "a", CONFIG)
+    log._appending()._unsealed_count_max = 8  # as beside a background thread, which comes later
+    for _ in range(3):
+        log.append_many([bytes(1000)] * 3)
+        log._appending().roll()
+    killed = disk.after_kill()
+    again = Log(killed, "a", CONFIG)
+    assert [segment.state for segment in again.segments()] == ["sealed"] * 3 + ["active"]
+    after = Log(synced(killed), "a", CONFIG)
+    assert after.recovery.lost == ()
+    assert len(values(after)) == after.end_offset == 9
