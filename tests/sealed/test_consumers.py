@@ -603,16 +603,20 @@ def test_what_a_failed_or_interrupted_poll_had_read_comes_with_the_next(
         assert [record.offset for record in consumer.poll()] == list(range(200))
 
 
-def test_retention_in_the_middle_of_a_poll_is_passed_over(path: str) -> None:
+@pytest.mark.parametrize(
+    ("opened", "start", "given"), [(0, 100, range(100, 200)), (100, 200, range(100))]
+)
+def test_retention_in_the_middle_of_a_poll_is_passed_over(
+    path: str, opened: int, start: int, given: range
+) -> None:
     disk = two_segments(path)
     writer = open_log(path, compression=None)
-    is_trimmed = False
+    writer.roll()
 
     def trim(kind: str, name: str) -> None:
-        nonlocal is_trimmed
-        if kind == "open" and name.endswith("0.log") and not is_trimmed:
-            is_trimmed = True
-            writer.trim(100)
+        if kind == "open" and name == segment_file(opened, ".log"):
+            disk.before = None
+            writer.trim(start)
 
     with (
         writer,
@@ -620,7 +624,9 @@ def test_retention_in_the_middle_of_a_poll_is_passed_over(path: str) -> None:
         log.consumer("one") as consumer,
     ):
         disk.before = trim
-        assert [record.offset for record in consumer.poll()] == list(range(100, 200))
+        assert [record.offset for record in consumer.poll()] == list(given)
+        assert consumer.position == given.stop
+        assert consumer.poll() == []
         assert consumer.lost_count == 100
 
 
