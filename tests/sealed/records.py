@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import segstore
 from segstore import Log, Record
+from segstore.disk import OsDisk
+from segstore.testing.faulty import FaultyDisk
 
 T0 = 1_700_000_000_000_000_000
 
@@ -80,3 +83,13 @@ def assert_equal(log: Log, records: list[Record], seed: int = 0) -> None:
     for key in {rng.choice(records).key for _ in range(10)} - {None}:
         assert list(log.find(key)) == [r for r in records if r.key == key]
     assert list(log.find(b"in no record")) == []
+
+
+def two_segments(path: str) -> FaultyDisk:
+    """A log with the records 0 to 100 and 100 to 200, on a disk that a test may watch."""
+    large = [bytes(1000)] * 100  # more than the tail takes
+    with segstore.open(path, background=False, compression=None) as log:
+        log.append_many(large)
+        log.roll()
+        log.append_many(large)
+    return FaultyDisk(OsDisk(path))

@@ -26,7 +26,6 @@ from segstore import (
     StorageError,
 )
 from segstore.config import LogConfig
-from segstore.disk import OsDisk
 from segstore.format.checkpoint import CHECKPOINT_BYTES, SLOT_BYTES
 from segstore.format.names import segment_file
 from segstore.segment.checkpointfile import CheckpointFile
@@ -34,7 +33,7 @@ from segstore.testing.faulty import Fault, FaultyDisk
 from segstore.testing.memory import Event, MemoryDisk
 from tests.log.test_interrupt import interrupted
 
-from .records import lines
+from .records import lines, two_segments
 
 BARE = LogConfig.of({"background": False}, environment={})
 
@@ -568,15 +567,6 @@ def test_a_commit_of_the_last_one_takes_an_interrupted_one_back(log: Log) -> Non
             assert consumer.committed == log.consumers()[0].committed == 10
         step += 1
     assert step > 20
-
-
-def two_segments(path: str) -> FaultyDisk:
-    large = [bytes(1000)] * 100  # more than the tail takes
-    with open_log(path, compression=None) as log:
-        log.append_many(large)
-        log.roll()
-        log.append_many(large)
-    return FaultyDisk(OsDisk(path))
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 import segstore
-from segstore import LogClosedError, OffsetOutOfRangeError
+from segstore import Log, LogClosedError, OffsetOutOfRangeError
+from segstore.config import LogConfig
+from segstore.format.names import segment_file
 
-from .records import lines
+from .records import lines, two_segments
 
 SMALL: dict[str, Any] = {"segment_size": "8KiB", "batch_size": 1024}
 
@@ -127,6 +129,29 @@ def test_retention_that_overtakes_raises_or_is_counted(path: str, mode: Any) -> 
         assert caught.value.start == start
         assert [r.offset for r in lax] == list(range(start, 45))
         assert lax.lost_count == start - 5
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "continue"])
+def test_retention_in_the_middle_of_a_run_raises_or_is_counted(path: str, on_lost: Any) -> None:
+    disk = two_segments(path)
+    writer = segstore.open(path, background=False, compression=None)
+    writer.roll()
+
+    def trim(kind: str, name: str) -> None:
+        if kind == "open" and name == segment_file(100, ".log"):
+            disk.before = None
+            writer.trim(200)
+
+    with writer, Log(disk, "r", LogConfig.of({}, environment={})) as log:
+        disk.before = trim
+        follower = log.follow("start", timeout=0, on_lost=on_lost)
+        assert [next(follower).offset for _ in range(100)] == list(range(100))
+        if on_lost == "raise":
+            with pytest.raises(OffsetOutOfRangeError):
+                next(follower)
+        else:
+            assert list(follower) == []
+            assert follower.lost_count == 100
 
 
 def test_closing_the_log_ends_a_follower(path: str) -> None:
@@ -248,7 +273,24 @@ def test_a_timeout_is_a_number_of_seconds(path: str, wrong: Any) -> None:
             consumer.poll(timeout=wrong)
 
 
-def test_lost_records_are_counted_once_after_an_error(path: str) -> None:
+def test_a_follower_that_skips_waits_behind_damage_at_the_end(path: str) -> None:
+    with segstore.open(path, background=False) as log:
+        for value in lines(10):
+            log.append(value)
+            log.sync()  # a frame of its own
+        name = next(Path(path).glob("*.log"))
+        name.write_bytes(name.read_bytes().replace(lines(10)[9], b"x" * len(lines(10)[9])))
+        follower = log.follow("start", timeout=0, errors="skip")
+        assert [record.offset for record in follower] == list(range(9))
+        assert follower.is_caught_up
+        assert (follower.position, follower.lost_count) == (10, 1)
+        log.append(b"next")
+        assert [record.offset for record in follower] == [10]
+        assert follower.lost_count == 1
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "continue"])
+def test_lost_records_are_counted_once_after_an_error(path: str, on_lost: Any) -> None:
     with segstore.open(path, background=False, batch_size=64) as log:
         for number in range(40):
             log.append_many([b"%d" % number * 10] * 2)
@@ -259,7 +301,7 @@ def test_lost_records_are_counted_once_after_an_error(path: str) -> None:
         data = bytearray(name.read_bytes())
         data[len(data) // 2] ^= 1
         name.write_bytes(data)
-        follower = log.follow("start", timeout=0)
+        follower = log.follow("start", timeout=0, on_lost=on_lost)
         seen = []
         with pytest.raises(segstore.CorruptionError) as caught:
             seen.extend(record.offset for record in iter(follower.__next__, None))
