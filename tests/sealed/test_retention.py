@@ -378,6 +378,20 @@ def test_retention_waits_for_registered_consumers(path: str) -> None:
         assert log.sweep().start_offset == 25
 
 
+def test_retention_keeps_all_for_a_consumer_whose_offset_is_damaged(path: str) -> None:
+    with open_log(path, retention_records=5, retention_waits_for_consumers=True) as log:
+        for _ in range(3):
+            segment_of(log, 5)
+        log.consumer("one", start=15).close()
+        file = Path(path, "one.consumer")
+        file.write_bytes(file.read_bytes().replace((15).to_bytes(8, "little"), bytes(8)))
+        assert log.sweep().held_by == ("one",)
+        assert log.start_offset == 0
+        assert [info.committed for info in log.consumers()] == [0]
+        log.remove_consumer("one")
+        assert log.sweep().start_offset == 10
+
+
 @pytest.mark.parametrize("start", ["start", 0])
 def test_a_consumer_that_is_registered_while_a_pass_plans_loses_nothing(
     path: str, monkeypatch: pytest.MonkeyPatch, start: Any

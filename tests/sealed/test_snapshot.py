@@ -176,7 +176,7 @@ def test_what_an_interrupted_attempt_left_is_removed(tmp_path: Path) -> None:
         os.rename(copy, building)
         os.rename(building + "/tail", building + "/tail.tmp")
         log.append(b"more")
-        log.snapshot(copy)
+        log.snapshot(copy + "/")
     assert sorted(os.listdir(copy)) == [FIRST, "lock", "start", "tail"]
     assert sorted(os.listdir(tmp_path)) == ["copy", "log"]
     assert len(readable(copy)) == 601
