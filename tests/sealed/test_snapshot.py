@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -237,6 +238,48 @@ def test_of_two_snapshots_to_one_path_the_second_is_refused(tmp_path: Path) -> N
     assert len(refused) == 1
     assert len(readable(copy)) == 3 * len(LARGE)
     assert sorted(os.listdir(tmp_path)) == ["copy", "log"]
+
+
+def test_a_snapshot_that_got_its_name_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one has it in hand by then, as the directory in which it would begin."""
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    take_lock = snapshot_module.take_lock
+
+    def take_late(target: OsDisk) -> Any:
+        monkeypatch.undo()
+        log.snapshot(copy)
+        return take_lock(target)
+
+    with segstore.open(path, background=False) as log:
+        log.append_many(LARGE)
+        monkeypatch.setattr(snapshot_module, "take_lock", take_late)
+        with pytest.raises(segstore.StorageError, match="exists"):
+            log.snapshot(copy)
+    assert len(readable(copy)) == len(LARGE)
+    assert sorted(os.listdir(tmp_path)) == ["copy", "log"]
+
+
+def test_a_snapshot_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    with segstore.open(path, compression=None, background=False) as log:
+        for _ in range(2):
+            log.append_many(LARGE)
+            log.roll()
+    disk = FaultyDisk(OsDisk(path))
+
+    def fail(kind: str, name: str) -> None:
+        if kind == "link" and name == f"{600:020d}.log":
+            raise OSError(errno.EIO, "on purpose")
+
+    with Log(disk, "r", LogConfig.of({}, environment={})) as reader:
+        disk.before = fail
+        with pytest.raises(segstore.StorageError, match="on purpose"):
+            reader.snapshot(copy)
+        assert os.listdir(tmp_path) == ["log"]
+        disk.before = None
+        assert reader.snapshot(copy).end_offset == 2 * len(LARGE)
 
 
 @pytest.mark.parametrize("mode", ["a", "r"])
