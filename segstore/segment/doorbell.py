@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from segstore.disk import Disk, Mapping, open_anew
 from segstore.format.fileheader import (
@@ -78,6 +79,8 @@ class Doorbell:
                 file.close()
             disk.rename(name, DOORBELL)
         except OSError:  # a full disk: followers then look every so often
+            with suppress(OSError):
+                disk.unlink(name)
             return found
         return cls.open(disk)
 

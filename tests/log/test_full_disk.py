@@ -80,6 +80,21 @@ def test_what_the_tail_holds_stays_there_until_there_is_room(keys: bool) -> None
         assert log.verify().is_intact
 
 
+def test_a_doorbell_that_finds_no_room_leaves_nothing_behind() -> None:
+    disk = MemoryDisk()
+    faulty = FaultyDisk(disk)
+
+    def fill(kind: str, name: str) -> None:
+        faulty.faults = FULL if kind == "allocate" and name.startswith("doorbell") else []
+
+    faulty.before = fill
+    with Log(faulty, "a", CONFIG) as log:
+        log.append(b"one")
+    assert not [name for name in disk.names() if "doorbell" in name]
+    with Log(disk, "a", CONFIG) as log:
+        assert log.recovery.was_clean
+
+
 def test_an_index_that_has_room_is_kept_whatever_size_is_asked_for(path: str) -> None:
     with segstore.open(path, segment_size="64KiB", background=False) as log:
         log.append_many(VALUES)
