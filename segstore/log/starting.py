@@ -25,7 +25,12 @@ from segstore.log.opening import (
 )
 from segstore.log.report import RecoveryReport
 from segstore.log.startoffset import HeldStart, StartOffset
-from segstore.log.truncation import begin_truncation, finish_truncation, may_be_pending
+from segstore.log.truncation import (
+    begin_truncation,
+    check_room,
+    finish_truncation,
+    may_be_pending,
+)
 from segstore.log.writer import UNSEALED_COUNT_MAX, LogWriter
 from segstore.segment.doorbell import Doorbell
 from segstore.segment.recovery import ScannedSegment, scan_segment
@@ -147,6 +152,7 @@ def truncate(
     writer, tail, log_id = started.writer, started.tail, started.log_id
     has_begun = False
     try:
+        check_room(disk, log_id, end_offset)
         begin_truncation(disk, log_id, created, end_offset)
         has_begun = True
         writer.manager.close()

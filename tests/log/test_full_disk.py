@@ -48,6 +48,19 @@ def full(disk: MemoryDisk) -> FaultyDisk:
     return faulty
 
 
+def used(disk: MemoryDisk) -> int:
+    return sum(disk.size_of(name) or 0 for name in disk.names())
+
+
+def check_fits(disk: MemoryDisk, event: Event, size_bytes: int) -> None:
+    """What a disk of that size refuses."""
+    grows_to = 0
+    if event.kind in ("allocate", "write"):
+        grows_to = event.position + len(event.data)
+    if used(disk) + grows_to - (disk.size_of(event.name) or 0) > max(size_bytes, used(disk)):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), event.name)
+
+
 @pytest.mark.parametrize("keys", [False, True])
 def test_what_the_tail_holds_stays_there_until_there_is_room(keys: bool) -> None:
     disk = killed_with_a_tail(keys=keys)
@@ -93,6 +106,35 @@ def test_a_doorbell_that_finds_no_room_leaves_nothing_behind() -> None:
     assert not [name for name in disk.names() if "doorbell" in name]
     with Log(disk, "a", CONFIG) as log:
         assert log.recovery.was_clean
+
+
+@pytest.mark.parametrize("compression", ["lz4", None])
+def test_a_truncation_that_finds_no_room_changes_nothing(compression: str | None) -> None:
+    """The part of a segment that stays is written aside, unless what goes makes room for it."""
+    disk = MemoryDisk()
+    options = OPTIONS | {"segment_size": 1 << 20, "compression": compression}
+    config = LogConfig.of(options, environment={})
+    values = [Random(number).randbytes(500) for number in range(1000)]
+    log = Log(disk, "a", config)
+    for start in range(0, 900, 300):
+        log.append_many(values[start : start + 300])
+        log.roll()
+    log.maintain()
+    log.append_many(values[900:])
+    log.sync()
+    size_bytes = used(disk) + 4096
+    disk.watch = lambda disk, event: check_fits(disk, event, size_bytes)
+    with pytest.raises(StorageError, match=r"can't be truncated.*No space left"):
+        log.truncate(990 if compression is None else 850)
+    assert list(log.values()) == values
+    assert log.append(b"next") == 1000
+    log.truncate(310)  # of four segments two go, and a small part of the second stays
+    assert list(log.values()) == values[:311]
+    assert log.append(b"next") == 311
+    log.close()
+    with Log(disk, "a", config) as log:
+        assert log.recovery.was_clean
+        assert list(log.values()) == [*values[:311], b"next"]
 
 
 def test_an_index_that_has_room_is_kept_whatever_size_is_asked_for(path: str) -> None:
@@ -219,16 +261,9 @@ def test_compression_begins_again_only_with_more_room_than_was_too_little(keys: 
     plain_bytes = log.segments()[0].size_bytes
     compressed_bytes = 0
 
-    def used() -> int:
-        return sum(disk.size_of(name) or 0 for name in disk.names())
-
-    def check_size(_: MemoryDisk, event: Event) -> None:
+    def check_size(disk: MemoryDisk, event: Event) -> None:
         nonlocal compressed_bytes
-        grows_to = 0
-        if event.kind in ("allocate", "write"):
-            grows_to = event.position + len(event.data)
-        if used() + grows_to - (disk.size_of(event.name) or 0) > max(size_bytes, used()):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), event.name)
+        check_fits(disk, event, size_bytes)
         if event.kind == "write" and event.name.endswith(".log.lz4.tmp"):
             compressed_bytes += len(event.data)
 
@@ -237,7 +272,7 @@ def test_compression_begins_again_only_with_more_room_than_was_too_little(keys: 
     tries = 0
     while log.segments()[0].state == "sealed":
         room_bytes += 128 << 10
-        size_bytes = used() + room_bytes
+        size_bytes = used(disk) + room_bytes
         compressed_bytes = 0
         with suppress(StorageError):
             log.maintain()

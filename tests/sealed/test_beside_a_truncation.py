@@ -98,7 +98,7 @@ def test_a_snapshot_ends_where_a_killed_truncation_was_to(tmp_path: Any, monkeyp
     def kill(*_: object) -> None:
         raise Killed
 
-    monkeypatch.setattr(truncation, "_cut", kill)
+    monkeypatch.setattr(truncation, "rewrite_segment", kill)
     with pytest.raises(Killed):
         log.truncate(597)
     monkeypatch.undo()
@@ -163,16 +163,16 @@ def test_verify_finds_no_loss_where_it_began_in_the_middle(
 def test_verify_finds_no_loss_between_two_pending_truncations(monkeypatch: Any) -> None:
     """There is no tail to read then, and so no epoch that would change."""
     disk = MemoryDisk()
-    real = truncation._cut
+    real = truncation.rewrite_segment
 
     def kill(*_: object) -> None:
         raise Killed
 
     def truncate(log: Log, after: int) -> None:
-        monkeypatch.setattr(truncation, "_cut", kill)
+        monkeypatch.setattr(truncation, "rewrite_segment", kill)
         with pytest.raises(Killed):
             log.truncate(after)
-        monkeypatch.setattr(truncation, "_cut", real)
+        monkeypatch.setattr(truncation, "rewrite_segment", real)
 
     log = Log(disk, "a", CONFIG)
     log.append_many(OLD)
@@ -214,7 +214,7 @@ def test_a_reader_opened_while_a_truncation_is_pending_sees_what_follows(monkeyp
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(truncation, "_cut", kill)
+        patch.setattr(truncation, "rewrite_segment", kill)
         with pytest.raises(Killed):
             log.truncate(299)
     left = disk.after_kill()
@@ -268,7 +268,7 @@ def test_a_stamp_read_in_the_middle_is_not_believed_later(tmp_path: Any, monkeyp
     log.append_many(OLD)
     log.roll()
     reader = Log(disk, "r", CONFIG)
-    real = truncation._cut
+    real = truncation.rewrite_segment
 
     def cut(*arguments: Any) -> None:
         list(reader.read())
@@ -277,7 +277,7 @@ def test_a_stamp_read_in_the_middle_is_not_believed_later(tmp_path: Any, monkeyp
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(truncation, "_cut", cut)
+        patch.setattr(truncation, "rewrite_segment", cut)
         with pytest.raises(Killed):
             log.truncate(299)
     assert reader.verify().lost == ()
