@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from segstore.disk import Disk, open_anew
 from segstore.format.names import aside, temporary
 
@@ -20,9 +22,13 @@ def set_aside(disk: Disk, name: str, position: int, data: bytes) -> str:
     try:
         file.write([data], 0)
         file.sync()
+        disk.rename(being_written, kept)
+    except BaseException:
+        with suppress(OSError):  # a full disk has no room for it
+            disk.unlink(being_written)
+        raise
     finally:
         file.close()
-    disk.rename(being_written, kept)
     disk.sync_directory()
     return kept
 

@@ -50,9 +50,13 @@ def rewrite_segment(disk: Disk, reader: SegmentReader, log_id: bytes, end_offset
                 file.write([data], position)
                 position += len(data)
         file.sync()
+        disk.rename(aside, name)
+    except BaseException:
+        with suppress(OSError):  # a full disk has no room for it
+            disk.unlink(aside)
+        raise
     finally:
         file.close()
-    disk.rename(aside, name)
     disk.sync_directory()  # or a power cut could take the new name and the old file
     # The compressed file counts as long as it is there: removing it is what commits the plain one.
     remove_files(disk, reader.base_offset, _OTHER_SUFFIXES)
