@@ -562,7 +562,7 @@ class Log(Handle):
 
         Raises:
             StorageError: a step failed; what could be read still can, and the next call goes on.
-            ReadOnlyError, LogClosedError: as for `append`.
+            SyncFailedError, ReadOnlyError, LogClosedError: as for `append`.
         """
         with self._keeping_house("the log can't be repaired") as writer:
             from segstore.log.repair import repair
@@ -574,6 +574,7 @@ class Log(Handle):
                 self._disk,
                 writer.manager,
                 self._started.log_id,
+                writer.vouch,
                 index_interval_bytes=self._config.index_interval,
                 dry_run=dry_run,
             )

@@ -1,6 +1,7 @@
 """Repairing a log: new indexes where they are missing, damaged bytes out of the way."""
 
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 from segstore.disk import Disk
@@ -32,13 +33,17 @@ def repair(
     disk: Disk,
     manager: SegmentManager,
     log_id: bytes,
+    vouch: Callable[[], None],
     *,
     index_interval_bytes: int,
     dry_run: bool,
 ) -> RepairReport:
     """Look at every sealed segment and mend what needs it.
 
+    `vouch` has something else than seals say, durably, up to where the segments are durable.
+
     Raises:
+        SyncFailedError: that failed.
         OSError: a step failed; what could be read still can, and the next repair goes on.
         UnsupportedFormatError: a file is of a later format version.
     """
@@ -71,6 +76,9 @@ def repair(
         if found.needs_index:
             indexes.append(segment.index_name)
         if not dry_run:
+            if found.damage:
+                # A segment with a hole, and no seal any more, would be cut there as a torn one.
+                vouch()
             try:
                 mended, names = mend(
                     disk, segment, reader, found, log_id, end_offset, index_interval_bytes

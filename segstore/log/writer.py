@@ -421,6 +421,21 @@ class LogWriter:
                 self._fail_halfway()
                 raise
 
+    def vouch(self) -> None:
+        """Have the tail say, durably, up to where the segments are; until then a seal may alone.
+
+        Raises:
+            SyncFailedError: a sync failed; nothing is acknowledged any more.
+        """
+        with self._device_lock:
+            self._check_failure()
+            self._sync_segments(with_index=False, drains=False)
+            if self._tail is not None:
+                try:
+                    self._tail.sync()
+                except OSError as error:
+                    raise once_more(self._sync_failed(error)) from error
+
     def drop_rolled(self, start_offset: int) -> None:
         """Seal no segment any more that ends at the log start offset or below."""
         with self._device_lock:

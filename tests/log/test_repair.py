@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -13,6 +14,7 @@ from segstore.format.names import (
     LZ4_SUFFIX,
     RAW_INDEX_SUFFIX,
     RAW_SUFFIX,
+    TAIL,
     segment_file,
 )
 from segstore.log.log import Log
@@ -140,3 +142,36 @@ def test_nobody_sees_a_step_of_it_and_no_power_cut_between_two_costs_a_record(
             log.repair()
             assert log.repair() == (False, (), (), ())
             assert readable(log) == left
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+@pytest.mark.parametrize("change", [Log.repair, lambda log: log.truncate(COUNT - 10)])
+def test_what_a_seal_alone_vouched_for_is_not_torn_once_it_is_gone(
+    is_compressed: bool, change: Callable[[Log], object]
+) -> None:
+    """The tail was lost, and nothing has been appended since."""
+    disk, _, _ = filled(is_compressed)
+    data = segment_file(COUNT - BASE, LZ4_SUFFIX if is_compressed else RAW_SUFFIX)
+    spoil(disk, data, (disk.size_of(data) or 0) // 2)
+    disk.unlink(TAIL)
+    disk.sync_directory()
+    random, states = Random(1), []
+
+    def watch(disk: MemoryDisk, _: Event) -> None:
+        states.extend([disk.after_kill(), disk.unsynced().sample(random)])
+
+    with Log(disk, "a", config(is_compressed)) as log:
+        before = readable(log)
+        assert before[-1] == COUNT - 1
+        disk.watch = watch
+        change(log)
+        states.append(disk.after_kill())
+        disk.watch = None
+        end_offset = log.end_offset
+        after = [offset for offset in before if offset < end_offset]
+        assert readable(log) == after
+    for state in states:
+        for mode in ("r", "a"):
+            with Log(state, mode, config(is_compressed)) as log:
+                assert log.end_offset in (COUNT, end_offset)
+                assert readable(log) == (before if log.end_offset == COUNT else after)
