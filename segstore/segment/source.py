@@ -22,6 +22,7 @@ from segstore.format.chunk import (
     chunk_raw_bytes,
     decode_chunk,
 )
+from segstore.format.fileheader import FILE_HEADER_BYTES
 from segstore.format.index import OffsetIndex
 from segstore.format.names import LZ4_SUFFIX, RAW_SUFFIX, segment_file
 from segstore.format.scanner import NEED_DATA, Damage, Frame, Scanner
@@ -217,6 +218,8 @@ def walk_chunks(file: File) -> ChunkTable:
         end = None if raw_bytes is None else _chunk_end(file, at, raw_bytes, size)
         if end is None or raw_bytes is None:
             end, raw_bytes = search.find(at + 1), ALIGNMENT_BYTES
+            if at == 0:  # it had the file header, too, behind which every scan starts
+                raw_bytes += FILE_HEADER_BYTES
             if is_odd:  # one chunk, however many magics turn up in it
                 positions[-1] = at = end
                 continue

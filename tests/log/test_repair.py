@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from segstore.config import LogConfig
+from segstore.format.chunk import LZ4_MAGIC
 from segstore.format.fileheader import FILE_HEADER_BYTES
 from segstore.format.names import (
     LZ4_INDEX_SUFFIX,
@@ -175,3 +176,26 @@ def test_what_a_seal_alone_vouched_for_is_not_torn_once_it_is_gone(
             with Log(state, mode, config(is_compressed)) as log:
                 assert log.end_offset in (COUNT, end_offset)
                 assert readable(log) == (before if log.end_offset == COUNT else after)
+
+
+@pytest.mark.parametrize("is_one_chunk", [False, True])
+def test_a_first_chunk_of_which_no_index_tells_is_lost_alone_and_set_aside(
+    is_one_chunk: bool,
+) -> None:
+    disk, data, index = filled(True)
+    spoil(disk, data, 0)
+    disk.unlink(index)
+    if is_one_chunk:
+        file = disk.open(data, write=True)
+        file.truncate(file.read(1 << 20, 0).find(LZ4_MAGIC))
+        file.close()
+    with Log(disk, "a", config(True)) as log:
+        left = readable(log)
+        (lost,) = log.verify().lost
+        assert set(left) == set(range(COUNT)) - set(lost.offsets)
+        assert len(lost.offsets) == (BASE if is_one_chunk else 5)
+        report = log.repair()
+        assert [part.offsets for part in report.lost] == [lost.offsets]
+        assert len(report.set_aside) == 1
+        assert log.repair() == (False, (), (), ())
+        assert readable(log) == left
