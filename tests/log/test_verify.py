@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import segstore
+from segstore.format.fileheader import FILE_HEADER_BYTES
 from segstore.log import starting
 from segstore.segment.reader import SegmentReader
 
@@ -90,6 +91,31 @@ def test_a_damaged_checkpoint_is_noted(path, name):
     assert report.is_intact
     (note,) = report.notes
     assert f"{name} is damaged" in note
+
+
+def test_what_costs_no_record_is_noted(path):
+    with segstore.open(path, **OPTIONS) as log:
+        log.append_many([b"x" * 100] * 300)
+        log.roll()
+        log.maintain()
+        report = log.verify()
+        paths = [Path(segment.path) for segment in log.segments()]
+        sizes = [path.stat().st_size - FILE_HEADER_BYTES for path in paths]
+        assert (report.record_count, report.size_bytes, report.notes) == (300, sum(sizes), ())
+    first, second = paths[:2]
+    with first.open("r+b") as file:
+        file.write(b"no header")
+    second.with_suffix(".index").unlink()
+    Path(path, "letter.txt").write_bytes(b"hello")
+    with segstore.open(path, "r") as log:
+        report = log.verify()
+    assert report.is_intact
+    assert (report.record_count, report.size_bytes) == (300, sum(sizes))
+    noted = "\n".join(report.notes)
+    assert len(report.notes) == 3
+    assert "'letter.txt' is not a file of a log" in noted
+    assert f"the header of {first.name} is damaged" in noted
+    assert f"{second.with_suffix('.index').name} is not sealed yet, missing or damaged" in noted
 
 
 @pytest.mark.parametrize("mode", ["a", "r"])
