@@ -1,6 +1,7 @@
 """One writer per log, across handles, processes and forks."""
 
 import errno
+import gc
 import os
 import re
 import shutil
@@ -15,10 +16,16 @@ import pytest
 
 import segstore
 from segstore import LogClosedError, LogLockedError, StorageError
+from segstore.config import LogConfig
 from segstore.disk import OsDisk
+from segstore.format.names import LOCK
+from segstore.log import lock as lock_module
 from segstore.log import log as log_module
 from segstore.log.lock import is_writer_there
+from segstore.log.log import Log
 from segstore.segment import checkpointfile
+from segstore.testing.faulty import Fault, FaultyDisk
+from segstore.testing.memory import MemoryDisk
 from tests.directories import contents
 
 HOLDER = """
@@ -42,6 +49,7 @@ def holder(path):
 
 
 def test_a_second_writer_in_the_same_process_is_refused(path):
+    segstore.open(path).close()  # the file is there, and says nothing of its next holder
     with segstore.open(path):
         with pytest.raises(LogLockedError, match=f"process {os.getpid()} since"):
             segstore.open(path)
@@ -53,6 +61,39 @@ def test_a_second_writer_in_another_process_is_refused_and_told_who_holds_the_lo
         segstore.open(path)
     assert f"process {holder.pid}" in caught.value.holder
     assert "mode='r'" in str(caught.value)
+
+
+def test_a_writer_that_can_not_lock_does_not_open_the_log():
+    disk = MemoryDisk()
+    faulty = FaultyDisk(disk, [Fault("lock", 1, errno.ENOLCK)])
+    with pytest.raises(OSError, match="No locks available"):
+        Log(faulty, "a", LogConfig())
+    assert set(disk.names()) == {LOCK}
+    Log(disk, "a", LogConfig()).close()
+
+
+def test_a_writer_that_was_abandoned_in_a_circle_does_not_keep_its_lock(path):
+    gc.disable()
+    try:
+        circle = [segstore.open(path)]
+        circle.append(circle)
+        del circle
+        segstore.open(path).close()
+    finally:
+        gc.enable()
+
+
+def test_a_lock_that_is_no_writers_and_stays_is_not_waited_for_for_ever(path, monkeypatch):
+    segstore.open(path).close()
+    monkeypatch.setattr(lock_module, "_LOOK_S_MAX", 0.01)
+    disk = OsDisk(path)
+    file = disk.open(LOCK)
+    file.lock(shared=True)
+    with pytest.raises(LogLockedError):
+        segstore.open(path)
+    file.close()
+    disk.close()
+    segstore.open(path).close()
 
 
 def test_a_killed_writer_leaves_no_lock(path, holder):
