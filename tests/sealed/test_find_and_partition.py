@@ -33,6 +33,23 @@ def test_find_gives_what_a_list_gives(path: str, filters: str) -> None:
                 assert list(log.find(key, 100, 500)) == [r for r in expected if 99 < r.offset < 500]
 
 
+def test_a_segment_has_the_keys_and_times_of_before_an_opening_too(path: str) -> None:
+    """The opening takes them over from its index, as it was synced, and reads none of them."""
+    options = {"background": False, "compression": None, "index_interval": 64}
+    with segstore.open(path, **options) as log:
+        for n in range(9):
+            log.append_many([b"before"] * 5, keys=[b"k%d" % n] * 5, timestamps=[100 + n] * 5)
+            log.sync()
+    with segstore.open(path, **options) as log:
+        log.append(b"after", timestamp=200)
+        log.roll()
+        log.maintain()
+        (segment,) = log.segments()[:-1]
+        assert (segment.state, segment.min_timestamp, segment.max_timestamp) == ("sealed", 100, 200)
+        assert [record.offset for record in log.find(b"k3")] == list(range(15, 20))
+        assert log.offset_for_time(104) == 20
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_only_segments_that_may_hold_the_key_are_opened(path: str, compressed: bool) -> None:
     disk = StepDisk(path, create=True)
