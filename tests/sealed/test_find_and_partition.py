@@ -50,6 +50,25 @@ def test_a_segment_has_the_keys_and_times_of_before_an_opening_too(path: str) ->
         assert log.offset_for_time(104) == 20
 
 
+@pytest.mark.timeout(20)
+def test_a_filter_says_nothing_of_what_follows_its_segment(path: str) -> None:
+    """The file behind it is gone, and so it is the last that is known."""
+    with segstore.open(path, background=False, compression=None, batch_size=1024) as log:
+        log.append_many([b"v"] * 10, keys=[b"a"] * 10)
+        log.roll()
+        log.append_many([b"w" * 1000] * 10, keys=[b"b"] * 10)
+        log.sync()
+        log.append(b"staged", key=b"b")
+        last = log.segments()[-1].path
+        os.unlink(last)
+        os.unlink(last.replace(".log", ".index"))
+        with segstore.open(path, "r") as reader:
+            assert [record.offset for record in reader.find(b"b", errors="skip")] == [20]
+            with pytest.raises(segstore.CorruptionError) as caught:
+                list(reader.find(b"b"))
+            assert caught.value.offsets == range(10, 20)
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_only_segments_that_may_hold_the_key_are_opened(path: str, compressed: bool) -> None:
     disk = StepDisk(path, create=True)
