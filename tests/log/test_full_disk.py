@@ -377,3 +377,21 @@ def test_an_append_that_a_full_disk_refuses_is_not_in_the_log(seed: int) -> None
     assert durable_end > 100
     with Log(disk.after_kill(), "a", CONFIG) as log:
         assert list(log.values()) == there
+
+
+def test_what_went_to_the_old_segment_is_taken_back_where_there_is_no_room_for_a_new_one() -> None:
+    disk = MemoryDisk()
+    faulty = FaultyDisk(disk)
+    config = CONFIG._replace(segment_size=8192, batch_size=1024)
+    with Log(faulty, "a", config) as log:
+        log.append_many([b"x" * 1000] * 3)
+        faulty.faults = [Fault("create", faulty.counts["create"] + 1, errno.ENOSPC)]
+        with pytest.raises(StorageError):
+            log.append_many([b"refused" * 100] * 20)
+        assert [*log.append_many([b"y"] * 3)] == [3, 4, 5]
+        log.sync()
+        assert len(log.segments()) == 1
+        expected = [b"x" * 1000] * 3 + [b"y"] * 3
+        assert list(log.values()) == expected
+        assert log.verify().is_intact
+        assert list(Log(disk.after_kill(), "a", config).values()) == expected
