@@ -449,6 +449,7 @@ class Log(Handle):
             if not start <= end_offset <= view.end_offset():
                 raise OffsetOutOfRangeError(after, start, view.end_offset())
             writer.sync_segments()
+            writer.vouch()  # for the segment that is cut, which has no seal then
             with HeldStart(self._disk) as held, held, writer.exclusively():
                 if writer.end_offset > end_offset:
                     interval = self._config.index_interval
