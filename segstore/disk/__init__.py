@@ -4,7 +4,7 @@
 same on one that fails or forgets (`segstore.testing`).
 """
 
-from segstore.disk.anew import open_anew
+from segstore.disk.anew import open_anew, written_aside
 from segstore.disk.base import FULL, Disk, File, LockHeldError, Mapping
 from segstore.disk.handle import Handle
 from segstore.disk.real import OsDisk, is_directory, publish_directory, remove_directory
@@ -21,4 +21,5 @@ __all__ = [
     "open_anew",
     "publish_directory",
     "remove_directory",
+    "written_aside",
 ]

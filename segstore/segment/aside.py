@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
-from segstore.disk import Disk, open_anew
+from segstore.disk import Disk, written_aside
 from segstore.format.names import aside, temporary
 
 
@@ -17,18 +15,8 @@ def set_aside(disk: Disk, name: str, position: int, data: bytes) -> str:
     kept = free_name(disk, name, position, data)
     if disk.size_of(kept) is not None:
         return kept
-    being_written = temporary(kept)
-    file = open_anew(disk, being_written)
-    try:
+    with written_aside(disk, temporary(kept), kept) as file:
         file.write([data], 0)
-        file.sync()
-        disk.rename(being_written, kept)
-    except BaseException:
-        with suppress(OSError):  # a full disk has no room for it
-            disk.unlink(being_written)
-        raise
-    finally:
-        file.close()
     disk.sync_directory()
     return kept
 

@@ -7,7 +7,7 @@ written aside, synced and renamed into place; until then nothing has changed.
 from collections.abc import Iterator
 from contextlib import suppress
 
-from segstore.disk import Disk, open_anew
+from segstore.disk import Disk, written_aside
 from segstore.format.buffers import Buffer
 from segstore.format.fileheader import KIND_SEGMENT, FileHeader, encode_file_header
 from segstore.format.frame import encode_batch
@@ -36,9 +36,7 @@ def rewrite_segment(disk: Disk, reader: SegmentReader, log_id: bytes, end_offset
         UnsupportedFormatError: a frame is of a later format version.
     """
     name = segment_file(reader.base_offset, RAW_SUFFIX)
-    aside = temporary(name)
-    file = open_anew(disk, aside)
-    try:
+    with written_aside(disk, temporary(name), name) as file:
         header = encode_file_header(FileHeader(KIND_SEGMENT, reader.base_offset, log_id, 0))
         file.write([header], 0)
         position = len(header)
@@ -49,14 +47,6 @@ def rewrite_segment(disk: Disk, reader: SegmentReader, log_id: bytes, end_offset
             for data in _kept(event, end_offset):
                 file.write([data], position)
                 position += len(data)
-        file.sync()
-        disk.rename(aside, name)
-    except BaseException:
-        with suppress(OSError):  # a full disk has no room for it
-            disk.unlink(aside)
-        raise
-    finally:
-        file.close()
     disk.sync_directory()  # or a power cut could take the new name and the old file
     # The compressed file counts as long as it is there: removing it is what commits the plain one.
     remove_files(disk, reader.base_offset, _OTHER_SUFFIXES)
