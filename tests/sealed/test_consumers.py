@@ -620,13 +620,19 @@ def test_retention_in_the_middle_of_a_poll_is_passed_over(
         assert consumer.lost_count == 100
 
 
+def log_with_one(disk: FaultyDisk) -> Log:
+    """Of 50 records, and with the consumer "one", which has committed 20 of them."""
+    log = Log(disk, "a", BARE)
+    log.append_many(lines(50))
+    log.consumer("one", start=20).close()
+    return log
+
+
 @pytest.mark.parametrize("look", [Log.consumers, Log.verify])
 def test_a_consumer_that_is_removed_just_then_is_none(look: Any) -> None:
     memory = MemoryDisk()
     disk = FaultyDisk(memory)
-    with Log(disk, "a", BARE) as log:
-        log.append_many(lines(50))
-        log.consumer("one", start=20).close()
+    with log_with_one(disk) as log:
 
         def remove(kind: str, name: str) -> None:
             if kind == "open" and name == "one.consumer" and memory.size_of(name) is not None:
@@ -642,9 +648,7 @@ def test_a_consumer_that_is_removed_just_then_is_none(look: Any) -> None:
 def test_a_name_that_is_removed_just_then_is_taken_anew(step: str) -> None:
     memory = MemoryDisk()
     disk = FaultyDisk(memory)
-    with Log(disk, "a", BARE) as log:
-        log.append_many(lines(50))
-        log.consumer("one", start=20).close()
+    with log_with_one(disk) as log:
 
         def remove(kind: str, name: str) -> None:
             if (kind, name) == (step, "one.consumer"):

@@ -210,13 +210,18 @@ def test_a_copy_reads_as_the_log_does_whatever_bit_is_flipped(tmp_path: Path, se
     assert readable(copy) == [*found, (end_offset, b"next")]
 
 
-def test_of_two_snapshots_to_one_path_the_second_is_refused(tmp_path: Path) -> None:
-    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+def rolled(path: str, count: int) -> FaultyDisk:
+    """A log of so many sealed segments, on a disk that a test may watch."""
     with segstore.open(path, compression=None, background=False) as log:
-        for _ in range(3):
+        for _ in range(count):
             log.append_many(LARGE)
             log.roll()
-    disk = FaultyDisk(OsDisk(path))
+    return FaultyDisk(OsDisk(path))
+
+
+def test_of_two_snapshots_to_one_path_the_second_is_refused(tmp_path: Path) -> None:
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    disk = rolled(path, 3)
     refused = []
 
     def snapshot(kind: str, name: str) -> None:
@@ -263,11 +268,7 @@ def test_a_snapshot_that_got_its_name_meanwhile_stays(
 
 def test_a_snapshot_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
-    with segstore.open(path, compression=None, background=False) as log:
-        for _ in range(2):
-            log.append_many(LARGE)
-            log.roll()
-    disk = FaultyDisk(OsDisk(path))
+    disk = rolled(path, 2)
 
     def fail(kind: str, name: str) -> None:
         if kind == "link" and name == f"{600:020d}.log":
