@@ -6,7 +6,7 @@ The writer, recovery, resealing and compression all count the same way, here.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from segstore.disk import Disk, open_anew
+from segstore.disk import Disk, written_aside
 from segstore.format.checksum import crc32c
 from segstore.format.fileheader import FILE_HEADER_BYTES, KIND_INDEX, FileHeader, encode_file_header
 from segstore.format.index import LZ4, SEALED, OffsetIndex, Stamp, encode_stamp
@@ -177,16 +177,7 @@ def write_sealed_index(
         filter_hash_count=0 if key_filter is None else key_filter.hash_count,
         body_crc=crc32c(body),
     )
-    aside = temporary(name)
-    file = open_anew(disk, aside)
-    try:
+    with written_aside(disk, temporary(name), name) as file:
         head = encode_file_header(header._replace(kind=KIND_INDEX))
         file.write([head, encode_stamp(stamp), body], 0)
-        file.sync()
-        disk.rename(aside, name)
-    except OSError:
-        disk.unlink(aside)
-        raise
-    finally:
-        file.close()
     return stamp
