@@ -71,8 +71,7 @@ class LogReader:
     def start_over(self) -> None:
         """Begin anew in the child of a fork, where nobody lets go of a lock that was held."""
         self._keep_nothing()
-        if self.view.tail is not None:
-            self.view.tail.start_over()
+        self.view.start_over()
 
     def close(self) -> None:
         """Let go of every file; what still reads ends with LogClosedError."""
@@ -436,8 +435,10 @@ class LogReader:
         epoch = view.epoch()
         if epoch != self._epoch:
             self._segments.clear()
-            self._epoch = epoch
             view.refresh()
+            # Last: were it known before, other threads would take the catalog of before for that
+            # of now, and so would this one if the look failed.
+            self._epoch = epoch
         return epoch, view.catalog
 
     def may_have_key(self, segment: Segment, key: bytes) -> bool:

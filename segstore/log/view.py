@@ -19,6 +19,7 @@ from segstore.log.lock import is_writer_there
 from segstore.log.opening import Found, find
 from segstore.log.startoffset import StartOffset
 from segstore.log.writer import LogWriter
+from segstore.mutex import new_recursive_mutex
 from segstore.segment.catalog import Catalog, Segment, list_segments
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.reader import SegmentReader
@@ -86,6 +87,9 @@ class LogView(Protocol):
     def open_segment(self, segment: Segment, *, with_file: bool = True) -> SegmentReader:
         """Open a segment for reading; without its file, what its index says of it."""
 
+    def start_over(self) -> None:
+        """Have locks that nobody holds, in the child of a fork."""
+
     def close(self) -> None:
         """Let go of what the view alone holds."""
 
@@ -152,6 +156,11 @@ class WriterView:
         """Wait for a truncation under way; the manager knows of every change."""
         self._writer.wait()
 
+    def start_over(self) -> None:
+        """The tail's; the writer is the parent's, and refuses."""
+        if self.tail is not None:
+            self.tail.start_over()
+
     def close(self) -> None:
         """Nothing: the tail is the writer's."""
 
@@ -194,6 +203,9 @@ class FileView:
         self._start: CheckpointFile | None = None
         self._is_closed = False
         self._known_epoch: bytes | None = None
+        # One look at a time: one that began before a truncation would take the place of a later
+        # one. Recursive, as a signal handler may come into the middle of it, and read as well.
+        self._refreshing = new_recursive_mutex()
         self._load()
 
     @property
@@ -285,10 +297,10 @@ class FileView:
         Raises:
             StorageError: a file can't be read.
         """
-        epoch = self.epoch()
-        # A stamp that is known holds only as long as no segment can have been cut.
-        known = self._catalog if epoch == self._known_epoch else None
-        with storage_errors(f"{self.disk.path} can't be read"):
+        with self._refreshing, storage_errors(f"{self.disk.path} can't be read"):
+            epoch = self.epoch()
+            # A stamp that is known holds only as long as no segment can have been cut.
+            known = self._catalog if epoch == self._known_epoch else None
             is_changing = self.disk.size_of(TRUNCATE) is not None
             self._catalog = self._reached(list_segments(self.disk, known).catalog)
             self._known_epoch = None if is_changing else epoch
@@ -302,6 +314,12 @@ class FileView:
                 is_ready = Tail.is_in(self.disk) and self.disk.size_of(TRUNCATE) is None
             if is_ready:
                 self.refresh()
+
+    def start_over(self) -> None:
+        """The look at the directory, and the tail's."""
+        self._refreshing = new_recursive_mutex()
+        if self.tail is not None:
+            self.tail.start_over()
 
     def close(self) -> None:
         """Unmap the tail, and drop the checkpoint, which another thread may be reading."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import segstore
-from segstore import Log, OffsetOutOfRangeError
+from segstore import Log, OffsetOutOfRangeError, StorageError
 from segstore.config import LogConfig
 from segstore.disk import OsDisk
 from segstore.log import consumer as consumer_module
@@ -18,6 +19,7 @@ from segstore.log import log as log_module
 from segstore.log import opening, starting, truncation
 from segstore.log import snapshot as snapshot_module
 from segstore.log import verify as verify_module
+from segstore.log import view as view_module
 from segstore.log.follow import Follower
 from segstore.log.truncation import begin_truncation
 from segstore.log.view import FileView
@@ -528,3 +530,51 @@ def test_a_snapshot_that_a_whole_truncation_comes_in_between_begins_again(
         assert (len(copied), copied.end_offset) == (40, 40)
         assert copied.verify().is_intact
         assert len(list(copied.values())) == 40
+
+
+def test_what_a_look_that_failed_knew_before_is_not_taken_for_now(
+    log: Log, reader: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stamps say of a segment that no record has a key."""
+    assert list(reader.find(b"key", 0)) == []
+    log.truncate(299)
+    log.append_many(NEW[300:301], keys=[b"key"])
+    log.sync()
+    with monkeypatch.context() as patch:
+        patch.setattr(OsDisk, "names", _raise_emfile)
+        with pytest.raises(StorageError):
+            list(reader.find(b"key", 0))
+    assert [record.value for record in reader.find(b"key", 0)] == NEW[300:301]
+
+
+def test_a_look_that_began_before_a_truncation_is_not_the_last(
+    log: Log, reader: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, go_on = threading.Event(), threading.Event()
+    real = view_module.list_segments
+
+    def list_segments(*arguments: Any) -> Any:
+        found = real(*arguments)
+        if threading.current_thread() is early:
+            listed.set()
+            assert go_on.wait(30)
+        return found
+
+    monkeypatch.setattr(view_module, "list_segments", list_segments)
+    early = threading.Thread(target=reader.segments)
+    early.start()
+    assert listed.wait(30)
+    log.truncate(299)
+    log.append_many(NEW[300:301], keys=[b"key"])
+    log.sync()
+    late = threading.Thread(target=lambda: list(reader.values()))
+    late.start()
+    late.join(0.3)  # it is through, or waits for the early one
+    go_on.set()
+    early.join()
+    late.join()
+    assert [record.value for record in reader.find(b"key", 0)] == NEW[300:301]
+
+
+def _raise_emfile(*_: object) -> Any:
+    raise OSError(errno.EMFILE, "Too many open files")

@@ -16,6 +16,7 @@ import pytest
 
 import segstore
 from segstore import LogClosedError
+from segstore.log.view import FileView
 
 from .records import lines
 from .steps import StepDisk, open_on
@@ -96,7 +97,7 @@ def test_an_interpreter_that_exits_without_close_ends_and_loses_nothing(path: st
         assert [r.value for r in log] == [b"x"]
 
 
-def in_child(work: Callable[[], None]) -> int:
+def in_child(work: Callable[[], object]) -> int:
     """The exit status of a forked child that does `work`, killed after a while."""
     child = os.fork()
     if child == 0:
@@ -250,6 +251,28 @@ def test_a_forked_child_reads_whatever_threads_of_the_parent_were_reading(path: 
         ):
             assert in_child(work) == 0
         work()
+
+
+def test_a_forked_child_looks_at_the_directory_while_a_thread_of_the_parent_does(path: str) -> None:
+    segstore.open(path, background=False).close()
+    with segstore.open(path, "r") as log:
+        view = log._reader.view
+        assert isinstance(view, FileView)
+        held, done = threading.Event(), threading.Event()
+
+        def look() -> None:
+            with view._refreshing:
+                held.set()
+                assert done.wait(60)
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        assert held.wait(30)
+        try:
+            assert in_child(log.segments) == 0
+        finally:
+            done.set()
+            thread.join()
 
 
 def test_retention_keeps_up_while_compression_has_more_to_do_all_the_time(
