@@ -101,4 +101,4 @@ class SegmentFile:
         """
         tag = None if self.header is None else self.header.log_tag
         scanner = Scanner(tag, self.base_offset, FILE_HEADER_BYTES)
-        return scan(self.source, scanner, self.source.size())
+        return scan(self.source, scanner, self.source.size(), reads_on=True)

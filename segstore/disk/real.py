@@ -101,16 +101,20 @@ class OsFile(Handle):
 
     def read(self, size_bytes: int, position: int) -> bytes:
         """pread, repeated until all is there or the file ends."""
-        data = os.pread(self.descriptor, size_bytes, position)
-        if len(data) == size_bytes or not data:
-            return data
-        pieces = [data]
-        missing = size_bytes - len(data)
-        while missing and (
-            data := os.pread(self.descriptor, missing, position + size_bytes - missing)
-        ):
-            pieces.append(data)
-            missing -= len(data)
+        try:
+            data = os.pread(self.descriptor, size_bytes, position)
+            if len(data) == size_bytes or not data:
+                return data
+            pieces = [data]
+            missing = size_bytes - len(data)
+            while missing and (
+                data := os.pread(self.descriptor, missing, position + size_bytes - missing)
+            ):
+                pieces.append(data)
+                missing -= len(data)
+        except OSError as error:
+            error.filename = self.name
+            raise
         return b"".join(pieces)
 
     def write(self, parts: Sequence[Buffer], position: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 from segstore.disk import Disk
@@ -20,7 +21,7 @@ class Compressor:
     """Swaps sealed plain segments for compressed ones; one pass at a time.
 
     Attributes:
-        refused: base offsets of segments that are damaged and stay as they are, with the reason.
+        refused: base offsets of segments that are damaged or can't be read, and stay as they are.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Compressor:
         self._log_id = log_id
         self._created = created
         self._batch_size_bytes = batch_size_bytes
-        self.refused: dict[int, str] = {}
+        self.refused: set[int] = set()
         self._room_bytes: dict[int, int] = {}  # what the disk was too full for
 
     def waiting(self) -> list[int]:
@@ -51,7 +52,7 @@ class Compressor:
         ]
 
     def forget(self) -> None:
-        """Forget what segments were, as a truncation gives their base offsets out again."""
+        """Forget what segments were, which a truncation or a repair has changed."""
         self.refused.clear()
         self._room_bytes.clear()
 
@@ -66,14 +67,23 @@ class Compressor:
         """
         waiting = self.waiting()[:limit]
         done = 0
+        failure: OSError | None = None
         for number, base_offset in enumerate(waiting, 1):
             try:
                 self._swap(base_offset, codec)
                 done += 1
-            except (CorruptionError, FileNotFoundError) as error:
-                self.refused[base_offset] = str(error)
+            except (CorruptionError, FileNotFoundError):
+                self.refused.add(base_offset)
+            except OSError as error:
+                # A bad sector: those behind it are not to wait for it, each round again.
+                if error.errno != errno.EIO:
+                    raise
+                self.refused.add(base_offset)
+                failure = failure or error
             if progress is not None:
                 progress(number, len(waiting))
+        if failure is not None:
+            raise failure
         return done
 
     def _swap(self, base_offset: int, codec: Codec) -> None:

@@ -383,6 +383,7 @@ class Log(Handle):
             ReadOnlyError, LogClosedError: as for `append`.
         """
         self._appending().seal_rolled()
+        self._compressor.refused.clear()  # whoever asks may know that it can be done by now
         return self._compress(progress)
 
     def sweep(self, *, dry_run: bool = False) -> SweepReport:
@@ -571,14 +572,17 @@ class Log(Handle):
             writer.check()
             if not dry_run:
                 writer.seal_rolled()
-            return repair(
-                self._disk,
-                writer.manager,
-                self._started.log_id,
-                writer.vouch,
-                index_interval_bytes=self._config.index_interval,
-                dry_run=dry_run,
-            )
+            try:
+                return repair(
+                    self._disk,
+                    writer.manager,
+                    self._started.log_id,
+                    writer.vouch,
+                    index_interval_bytes=self._config.index_interval,
+                    dry_run=dry_run,
+                )
+            finally:
+                self._compressor.forget()
 
     def follow(
         self,

@@ -158,6 +158,7 @@ def find(disk: Disk, *, write: bool, index_interval_bytes: int, tail: Tail | Non
             log_id,
             recovery_point=recovery_point,
             index_interval_bytes=index_interval_bytes,
+            reads_on=not write,
         )
         for segment in catalog.segments[run:]
     ]

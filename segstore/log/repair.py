@@ -1,5 +1,6 @@
 """Repairing a log: new indexes where they are missing, damaged bytes out of the way."""
 
+import errno
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -44,12 +45,14 @@ def repair(
 
     Raises:
         SyncFailedError: that failed.
-        OSError: a step failed; what could be read still can, and the next repair goes on.
+        OSError: a step failed; what could be read still can, and the next repair goes on. Of a
+            segment that the device can't read in full (EIO) it comes last, behind all others.
         UnsupportedFormatError: a file is of a later format version.
     """
     indexes: list[str] = []
     lost: list[LostRange] = []
     kept: list[str] = []
+    failure: OSError | None = None
     for base_offset in [segment.base_offset for segment in manager.catalog.segments]:
         # What the writer has is mended when it is sealed, perhaps at this moment.
         if any(writer.base_offset == base_offset for writer in manager.writers()):
@@ -65,7 +68,14 @@ def repair(
             is_compressed=segment.is_compressed,
             stamp=segment.stamp,
         )
-        found = survey(reader, segment)
+        try:
+            found = survey(reader, segment)
+        except OSError as error:
+            # It is left: the next try may read what would be taken out of it for ever.
+            if error.errno != errno.EIO:
+                raise
+            failure = failure or error
+            continue
         if not found.damage and not found.needs_index:
             continue
         path = os.path.join(disk.path, segment.data_name)
@@ -93,4 +103,6 @@ def repair(
                 raise
             manager.replace(mended)
             kept += [os.path.join(disk.path, name) for name in names]
+    if failure is not None:
+        raise failure
     return RepairReport(dry_run, tuple(indexes), tuple(lost), tuple(kept))

@@ -65,7 +65,7 @@ def verify(view: LogView, found: RecoveryReport) -> VerifyReport:
                 f"next to open the log, makes it"
             )
         expected = max(segment.base_offset, start_offset)
-        for event in reader.events_unindexed():
+        for event in reader.events_unindexed(reads_on=True):
             if isinstance(event, Damage):
                 for part in event.lost:
                     # What nothing follows is damage up to where records were written, and behind

@@ -21,7 +21,7 @@ def key_filter_of(disk: Disk, base_offset: int, log_tag: int) -> KeyFilter | Non
     """
     reader = SegmentReader(disk, base_offset, log_tag, is_compressed=False, stamp=None)
     keys: set[bytes] = set()
-    for event in reader.events(base_offset):
+    for event in reader.events_unindexed():
         for batch in readable(event):
             add_keys(keys, batch)
     return KeyFilter.of(keys) if keys else None

@@ -6,7 +6,12 @@ from typing import NamedTuple
 
 from segstore.disk import Disk, File
 from segstore.format.batch import Record, RecordBatch
-from segstore.format.fileheader import FILE_HEADER_BYTES, KIND_SEGMENT, decode_file_header
+from segstore.format.fileheader import (
+    FILE_HEADER_BYTES,
+    KIND_SEGMENT,
+    FileHeader,
+    decode_file_header,
+)
 from segstore.format.frame import decode_frame
 from segstore.format.framelayout import peek_header
 from segstore.format.index import (
@@ -27,7 +32,15 @@ from segstore.format.scanner import Damage, Frame, Scanner, readable
 from segstore.mutex import new_mutex
 from segstore.segment.headcache import HeadCache
 from segstore.segment.indexfile import read_entries, unreadable_as_missing
-from segstore.segment.source import ChunkTable, Lz4Source, RawSource, Source, UnreadableError, scan
+from segstore.segment.source import (
+    ChunkTable,
+    Lz4Source,
+    RawSource,
+    Source,
+    UnreadableError,
+    is_unreadable,
+    scan,
+)
 from segstore.segment.state import NO_MAX
 
 
@@ -105,7 +118,8 @@ class SegmentReader:
     def events(self, offset: int, stop: int | None = None) -> Iterator[Frame | Damage]:
         """Everything from the frame that holds `offset`, or shortly before, to the end.
 
-        Whoever means to leave at the offset `stop` has no more read than that takes.
+        Whoever means to leave at the offset `stop` has no more read than that takes. Bad sectors
+        are damage.
 
         Raises:
             OSError: the file can't be read.
@@ -120,17 +134,33 @@ class SegmentReader:
                 first_bytes = end - index.position(slot)
         return self._events_from(index, slot, self.source.size(), first_bytes)
 
-    def events_unindexed(self) -> Iterator[Frame | Damage]:
-        """Everything from the first frame on, without a look at the index."""
-        return self.scan_from(FILE_HEADER_BYTES, self.base_offset, self.source.size())
+    def events_unindexed(self, *, reads_on: bool = False) -> Iterator[Frame | Damage]:
+        """Everything from the first frame on, without a look at the index.
 
-    def has_intact_header(self) -> bool:
-        """Whether the file header is intact and names this segment."""
+        Bad sectors are damage only to whoever `reads_on` (see `scan`).
+        """
+        size_bytes = self.source.size()
+        return self.scan_from(FILE_HEADER_BYTES, self.base_offset, size_bytes, reads_on=reads_on)
+
+    def header(self, *, reads_on: bool = False) -> FileHeader | None:
+        """The file header, or None where it is damaged; for `reads_on` see `scan`.
+
+        Raises:
+            OSError: the file can't be read.
+        """
         try:
             data = self.source.read(FILE_HEADER_BYTES, 0)
         except UnreadableError:
-            return False
-        header = decode_file_header(data, KIND_SEGMENT)
+            return None
+        except OSError as error:
+            if not reads_on or not is_unreadable(error):
+                raise
+            return None
+        return decode_file_header(data, KIND_SEGMENT)
+
+    def has_intact_header(self) -> bool:
+        """Whether the file header can be read, is intact and names this segment."""
+        header = self.header(reads_on=True)
         return header is not None and header.base_offset == self.base_offset
 
     def record(self, offset: int, cache: HeadCache) -> Record | None:
@@ -165,8 +195,9 @@ class SegmentReader:
                 if head is None:
                     return None
                 cache.add(heads, found, head)
-        except UnreadableError:
-            pass
+        except (UnreadableError, OSError) as error:
+            if not is_unreadable(error):
+                raise
         return None
 
     def _read_head(self, position: int) -> Head | None:
@@ -207,7 +238,9 @@ class SegmentReader:
             return None
         try:
             data = self.source.read(end - position, position)
-        except UnreadableError:
+        except (UnreadableError, OSError) as error:
+            if not is_unreadable(error):
+                raise
             return None
         view = memoryview(data)
         at = 0
@@ -270,7 +303,7 @@ class SegmentReader:
         index = self.index
         slot, count = 0, len(index)
         highest = NO_MAX
-        for event in self.events_unindexed():
+        for event in self.events_unindexed(reads_on=True):
             for batch in readable(event):
                 highest = max(highest, batch.header.max_timestamp)
                 if slot < count and index.next_position(slot - 1) == event.position:
@@ -284,7 +317,7 @@ class SegmentReader:
         """Make the entries anew from the data: one a frame, or a chunk's worth of small ones."""
         index = OffsetIndex()
         max_timestamp = -(2**63)
-        for event in self.scan_from(FILE_HEADER_BYTES, self.base_offset, self.source.size()):
+        for event in self.events_unindexed(reads_on=True):  # it is a hint
             for batch in readable(event):
                 header = batch.header
                 max_timestamp = max(max_timestamp, header.max_timestamp)
@@ -328,11 +361,13 @@ class SegmentReader:
     ) -> Iterator[Frame | Damage]:
         """Events from an entry; one that turns out wrong is replaced by what the data says."""
         if slot < 0:
-            yield from self.scan_from(FILE_HEADER_BYTES, self.base_offset, end_position)
+            yield from self.scan_from(
+                FILE_HEADER_BYTES, self.base_offset, end_position, reads_on=True
+            )
             return
         relative_offset, position, _ = index[slot]
         offset = self.base_offset + relative_offset
-        events = self.scan_from(position, offset, end_position, first_bytes)
+        events = self.scan_from(position, offset, end_position, first_bytes, reads_on=True)
         first = next(events, None)
         if isinstance(first, Frame) or (first is not None and first.parts):
             yield first
@@ -347,11 +382,17 @@ class SegmentReader:
             yield from self._events_from(*self._find(offset), end_position)
 
     def scan_from(
-        self, position: int, offset: int, end_position: int, first_bytes: int | None = None
+        self,
+        position: int,
+        offset: int,
+        end_position: int,
+        first_bytes: int | None = None,
+        *,
+        reads_on: bool = False,
     ) -> Iterator[Frame | Damage]:
         """Events from a position where the frame of `offset` should start, without the index."""
         scanner = Scanner(self.log_tag, offset, position)
-        return scan(self.source, scanner, end_position, first_bytes)
+        return scan(self.source, scanner, end_position, first_bytes, reads_on=reads_on)
 
 
 # A rebuilt index is as dense as the default one.

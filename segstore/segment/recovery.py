@@ -40,9 +40,7 @@ from typing import NamedTuple
 from segstore.disk import Disk
 from segstore.format.fileheader import (
     FILE_HEADER_BYTES,
-    KIND_SEGMENT,
     FileHeader,
-    decode_file_header,
     log_tag,
 )
 from segstore.format.names import OFFSET_MAX
@@ -98,8 +96,11 @@ def scan_segment(
     *,
     recovery_point: int,
     index_interval_bytes: int,
+    reads_on: bool = False,
 ) -> ScannedSegment:
     """Read an unsealed segment from the recovery point on (or whole, where that can't be found).
+
+    For `reads_on` see `scan`: only who changes nothing may.
 
     Raises:
         OSError: a file can't be read.
@@ -108,16 +109,16 @@ def scan_segment(
     tag = None if log_id is None else log_tag(log_id)
     reader = SegmentReader(disk, base_offset, tag, is_compressed=False, stamp=None)
     size_bytes = reader.source.size()
-    header = decode_file_header(reader.source.read(FILE_HEADER_BYTES, 0), KIND_SEGMENT)
+    header = reader.header(reads_on=reads_on)
     if header is not None and (
         header.base_offset != base_offset or log_id not in (None, header.log_id)
     ):
         header = None
     state = SegmentState(base_offset, index_interval_bytes)
-    position = _inherit(reader, state, recovery_point, size_bytes)
+    position = _inherit(reader, state, recovery_point, size_bytes, reads_on)
     damage: list[Damage] = []
     vouch = 0
-    for event in reader.scan_from(position, state.end_offset, size_bytes):
+    for event in reader.scan_from(position, state.end_offset, size_bytes, reads_on=reads_on):
         for batch in readable(event):
             # A frame can only vouch for what was there before it.
             vouch = max(vouch, min(batch.header.durable_offset, batch.header.base_offset))
@@ -152,7 +153,11 @@ def count_event(
 
 
 def _inherit(
-    reader: SegmentReader, state: SegmentState, recovery_point: int, size_bytes: int
+    reader: SegmentReader,
+    state: SegmentState,
+    recovery_point: int,
+    size_bytes: int,
+    reads_on: bool,
 ) -> int:
     """Take over the entries that the recovery point covers; where to go on reading.
 
@@ -167,8 +172,8 @@ def _inherit(
         return FILE_HEADER_BYTES
     relative_offset, position, max_timestamp = index[slot]
     expected = reader.base_offset + relative_offset
-    first = next(reader.scan_from(position, expected, size_bytes), None)
-    oldest = next(reader.scan_from(FILE_HEADER_BYTES, reader.base_offset, size_bytes), None)
+    first = next(reader.scan_from(position, expected, size_bytes, reads_on=reads_on), None)
+    oldest = next(reader.events_unindexed(reads_on=reads_on), None)
     if not isinstance(first, Frame) or not isinstance(oldest, Frame):
         return FILE_HEADER_BYTES
     index.cut(slot)  # the frame of the last entry is read again, and gets it back
