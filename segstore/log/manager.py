@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from segstore.disk import Disk
 from segstore.format.fileheader import KIND_SEGMENT, FileHeader, log_tag
 from segstore.format.frame import EncodedFrame
+from segstore.format.keyfilter import KeyFilter
 from segstore.mutex import new_mutex
 from segstore.segment.catalog import Catalog, Segment
 from segstore.segment.keys import key_filter_of, read_again
@@ -178,17 +179,29 @@ class SegmentManager:
         """Seal the `count` oldest of the rolled segments, which have been synced; how many.
 
         One caller at a time, and not during a sync. What was rolled since that began is not sealed
-        here: no later sync would cover it.
+        here: no later sync would cover it. One with a bad sector stays without a seal, as if it had
+        lost its index: those behind it must not wait for it, each time again.
 
         Raises:
             OSError: a step failed; what was not sealed stays readable and is sealed at the next
                 opening.
         """
+        failure: OSError | None = None
         for _ in range(count):
             writer = self._rolled[0]
             writer.release()  # before, as the seal takes descriptors, which may be short
-            self.seal(writer)
+            try:
+                key_filter = self._read_back(writer)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                failure = failure or error
+            else:
+                stamp = writer.seal(key_filter)
+                self.replace(Segment(writer.base_offset, False, stamp.data_bytes, stamp))
             del self._rolled[0]
+        if failure is not None:
+            raise failure
         return count
 
     def drop_rolled(self, start_offset: int) -> None:
@@ -200,20 +213,14 @@ class SegmentManager:
             self._rolled[0].release()
             del self._rolled[0]
 
-    def seal(self, writer: SegmentWriter) -> None:
-        """Seal one segment that is not written to any more.
-
-        Raises:
-            OSError: as `seal_rolled`.
-        """
+    def _read_back(self, writer: SegmentWriter) -> KeyFilter | None:
+        """What a seal says of a segment and its writer does not know."""
         tag = log_tag(self._log_id)
         if writer.state.is_inherited:
             writer.state = read_again(self._disk, writer.state, tag)
-        key_filter = None
-        if writer.state.has_keys:
-            key_filter = key_filter_of(self._disk, writer.base_offset, tag)
-        stamp = writer.seal(key_filter)
-        self.replace(Segment(writer.base_offset, False, stamp.data_bytes, stamp))
+        if not writer.state.has_keys:
+            return None
+        return key_filter_of(self._disk, writer.base_offset, tag)
 
     def replace(self, segment: Segment) -> None:
         """Put a segment into the catalog, in place of the one with its base offset."""

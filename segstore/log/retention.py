@@ -275,7 +275,7 @@ class RetentionSweeper:
             is_compressed=segment.is_compressed,
             stamp=None,
         )
-        events = reader.events_unindexed()
+        events = reader.events_unindexed(reads_on=True)  # retention goes on past a bad sector
         times = (batch.header.append_time for event in events for batch in readable(event))
         return max(times, default=0)
 

@@ -221,8 +221,8 @@ def _take_over(
                 manager.seal_rolled(manager.unsealed_count)
             except OSError as error:
                 # On a full disk they wait: retention and trim, which would free some space, need
-                # the log open.
-                if error.errno not in FULL:
+                # the log open. And a bad sector is no reason to append nothing.
+                if error.errno not in (*FULL, errno.EIO):
                     raise
     if not goes_on:
         manager.start(end_offset)

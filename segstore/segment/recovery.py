@@ -115,7 +115,7 @@ def scan_segment(
     ):
         header = None
     state = SegmentState(base_offset, index_interval_bytes)
-    position = _inherit(reader, state, recovery_point, size_bytes, reads_on)
+    position = _inherit(reader, state, recovery_point, size_bytes)
     damage: list[Damage] = []
     vouch = 0
     for event in reader.scan_from(position, state.end_offset, size_bytes, reads_on=reads_on):
@@ -153,11 +153,7 @@ def count_event(
 
 
 def _inherit(
-    reader: SegmentReader,
-    state: SegmentState,
-    recovery_point: int,
-    size_bytes: int,
-    reads_on: bool,
+    reader: SegmentReader, state: SegmentState, recovery_point: int, size_bytes: int
 ) -> int:
     """Take over the entries that the recovery point covers; where to go on reading.
 
@@ -172,8 +168,9 @@ def _inherit(
         return FILE_HEADER_BYTES
     relative_offset, position, max_timestamp = index[slot]
     expected = reader.base_offset + relative_offset
-    first = next(reader.scan_from(position, expected, size_bytes, reads_on=reads_on), None)
-    oldest = next(reader.events_unindexed(reads_on=reads_on), None)
+    # Neither may fail for a bad sector behind it, which is read with it.
+    first = next(reader.scan_from(position, expected, size_bytes, reads_on=True), None)
+    oldest = next(reader.events_unindexed(reads_on=True), None)
     if not isinstance(first, Frame) or not isinstance(oldest, Frame):
         return FILE_HEADER_BYTES
     index.cut(slot)  # the frame of the last entry is read again, and gets it back

@@ -256,3 +256,43 @@ def test_recovery_cuts_nothing_that_it_can_not_read(device: Device, log: Log) ->
     device.bad.clear()
     with open_on(device) as log:
         assert list(log.values()) == VALUES + VALUES[:10] + VALUES[:1000]
+
+
+def test_a_segment_that_can_not_be_sealed_keeps_no_other_from_it(device: Device, log: Log) -> None:
+    log.roll()
+    number = len(log.segments()) - 1
+    log.append_many(VALUES[:1000], keys=VALUES[:1000])
+    spoil(device, log, number, 20)
+    with pytest.raises(StorageError, match="Input/output error"):
+        log.roll()
+    log.append_many(VALUES[:1000], keys=VALUES[:1000])
+    log.roll()
+    log.maintain()
+    assert [segment.state for segment in log.segments()][number:] == ["rolled", "sealed", "active"]
+    assert len(list(log.find(VALUES[7], errors="skip"))) == 2
+    with open_on(device, "r") as reader:
+        assert len(list(reader.find(VALUES[7], errors="skip"))) == 2
+    log.close()
+    with open_on(device, retention_records=1000, retention_age="1h") as log:
+        first = log.segments()[number + 1].base_offset
+        log.maintain()
+        assert log.start_offset == first
+
+
+def test_opening_does_not_wait_for_a_seal(device: Device, log: Log) -> None:
+    """Of a segment that was durable before a kill, and so is not scanned."""
+    log.roll()
+    number = len(log.segments()) - 1
+    for _ in range(3):  # frames, of which the sector is in the second
+        log.append_many(VALUES[:300], keys=VALUES[:300])
+        log.sync()
+    log.close()
+    spoil(device, open_on(device, "r"), number, 20)
+    with open_on(device) as log:
+        with pytest.raises(StorageError, match="Input/output error"):
+            log.roll()
+        assert log.append(b"goes on") == 6910
+    with open_on(device) as log:
+        assert [segment.state for segment in log.segments()][number:] == ["rolled", "active"]
+        assert log[6910].value == b"goes on"
+        assert log.append(b"and on") == 6911
