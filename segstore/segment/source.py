@@ -356,8 +356,8 @@ def scan(
         except OSError as error:
             if not reads_on or not is_unreadable(error):
                 raise
-            data, found = _read_around(source, wanted, scanner.position)
-            if found and not _is_readable_near(source, found):
+            data, found, read_at = _read_around(source, wanted, scanner.position)
+            if found and not (source.can_read(read_at) or _is_readable_near(source, found)):
                 raise
             unread = found or unread
         # Less than was wanted: the file ends earlier by now, and asking again would go on for ever.
@@ -365,18 +365,20 @@ def scan(
         scanner.feed(data[:left] if len(data) > left else data, is_last=is_last)
 
 
-def _read_around(source: Source, size_bytes: int, position: int) -> tuple[bytes, range]:
-    """As `source.read`, with zeros for the pages that can't be read; from the first to the last.
+def _read_around(source: Source, size_bytes: int, position: int) -> tuple[bytes, range, int]:
+    """As `source.read`, with zeros for the pages that can't be read.
 
-    Zeros are no frame, and no block of one either, so that all behind them can be read.
+    Zeros are no frame, and no block of one either, so that all behind them can be read. Returns as
+    well from where to where these pages are, and the position of one that was read, if any was.
     """
     pieces = []
-    first, last = None, position
+    first, last, read_at = None, position, position
     at, end = position, position + size_bytes
     while at < end:
         wanted = min(_PAGE_BYTES - at % _PAGE_BYTES, end - at)
         try:
             piece = source.read(wanted, at)
+            read_at = at
         except OSError as error:
             if not is_unreadable(error):
                 raise
@@ -386,7 +388,7 @@ def _read_around(source: Source, size_bytes: int, position: int) -> tuple[bytes,
         if len(piece) < wanted:
             break
         at += wanted
-    return b"".join(pieces), range(position if first is None else first, last)
+    return b"".join(pieces), range(position if first is None else first, last), read_at
 
 
 def _is_readable_near(source: Source, unread: range) -> bool:

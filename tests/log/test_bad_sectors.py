@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +299,30 @@ def test_opening_does_not_wait_for_a_seal(device: Device, log: Log) -> None:
         assert [segment.state for segment in log.segments()][number:] == ["rolled", "active"]
         assert log[6910].value == b"goes on"
         assert log.append(b"and on") == 6911
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bad_sectors_cost_what_zeros_would(
+    device: Device, log: Log, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    for number, segment in enumerate(log.segments()[:-1]):
+        count = segment.size_bytes // PAGE + 1
+        spoil(device, log, number, *chance.sample(range(count), chance.randrange(count // 2)))
+    copy = tmp_path / "copy"
+    shutil.copytree(device.path, copy)
+    for name, pages in device.bad.items():
+        with open(copy / name, "r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            for page in pages:
+                file.seek(page * PAGE)
+                file.write(bytes(min(PAGE, size - page * PAGE)))
+    with open_on(device, "r") as reader, open_on(Device(str(copy)), "r") as expected:
+        everything = VALUES + VALUES[:10]
+        kept = list(expected.read(errors="skip"))
+        assert list(reader.read(errors="skip")) == kept
+        assert all(record.value == everything[record.offset] for record in kept)
+        lost = [found.offsets for found in expected.verify().lost]
+        assert [found.offsets for found in reader.verify().lost] == lost
+        for record in chance.sample(kept, min(len(kept), 200)):
+            assert reader[record.offset] == record
