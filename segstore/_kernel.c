@@ -1615,12 +1615,6 @@ store_zeros(const TailBuffer *self, unsigned char *end)
     memset(end, 0, (size_t)(left < WORD_BYTES ? left : WORD_BYTES));
 }
 
-static inline unsigned char *
-frame_place(const TailBuffer *self)
-{
-    return (unsigned char *)self->view.buf + self->position;
-}
-
 typedef uint64_t __attribute__((may_alias)) Word;
 
 /* Whoever looks at the place, in this process or another, sees a valid magic and checksum only
@@ -1637,11 +1631,22 @@ publish(unsigned char *at, uint64_t magic_and_crc)
     }
 }
 
+/* Where the next frame goes, with no magic there: under that of the frame which had the place the
+   last time, what a kill in the middle of the stores leaves would look like a damaged record. */
+static unsigned char *
+clear_place(const TailBuffer *self)
+{
+    unsigned char *at = (unsigned char *)self->view.buf + self->position;
+    publish(at, 0);
+    atomic_thread_fence(memory_order_release);
+    return at;
+}
+
 /* Bytes behind the last frame, which fit there. */
 static void
 put_frame(TailBuffer *self, const char *frame, Py_ssize_t size)
 {
-    unsigned char *at = frame_place(self);
+    unsigned char *at = clear_place(self);
     memcpy(at + CRC_START, frame + CRC_START, (size_t)(size - CRC_START));
     store_zeros(self, at + size);
     publish(at, load_word((const unsigned char *)frame));
@@ -1735,7 +1740,7 @@ append_plain(TailBuffer *self, PyObject *value, PyObject *key, int64_t time, Py_
         .value_end = (int32_t)PyBytes_GET_SIZE(value),
         .key_end = key == NULL ? 0 : (int32_t)PyBytes_GET_SIZE(key),
     };
-    unsigned char *at = frame_place(self), *end = at + head_size(key);
+    unsigned char *at = clear_place(self), *end = at + head_size(key);
     memcpy(at + CRC_START, (const char *)&frame + CRC_START, (size_t)(end - at - CRC_START));
     if (key != NULL) {
         end = store_bytes(end, key);

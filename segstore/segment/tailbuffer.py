@@ -11,6 +11,7 @@ from segstore.format import kernel
 from segstore.format.buffers import ALIGNMENT_BYTES, Buffer
 from segstore.format.checksum import crc32c
 from segstore.format.framelayout import (
+    CRC_START,
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
     HAS_KEYS,
@@ -132,13 +133,15 @@ class PythonTailBuffer:
                         + data
                         + _ZEROS[pad]
                     )
-                    frame = _pack_prefix(FRAME_MAGIC, crc32c(body)) + body
+                    prefix = _pack_prefix(FRAME_MAGIC, crc32c(body))
                     # As `store`, whose call would be a twentieth of all this.
                     view = self._view
                     if end + ALIGNMENT_BYTES <= len(view):
                         view[end : end + ALIGNMENT_BYTES] = _ZERO_WORD
                     else:
                         view[end:] = bytes(len(view) - end)
+                    body_at = position + CRC_START
+                    view[position:body_at] = _ZERO_WORD
                     values, timestamps = self._values, self._timestamps
                     place = len(values)
                     try:
@@ -151,7 +154,8 @@ class PythonTailBuffer:
                         self._keys.pop(place, None)
                         raise
                     # No call from here on: no signal comes between the frame and its offset.
-                    view[position:end] = frame
+                    view[body_at:end] = body
+                    view[position:body_at] = prefix
                     self.position = end
                     self.next_offset = offset + 1
                     if self._bell[0]:
@@ -230,9 +234,11 @@ class PythonTailBuffer:
             if not self.is_open or len(frame) > self.batch_bytes_max or end > self.limit:
                 return None
             offsets = range(offset, offset + count)
+            prefix, body, body_at = frame[:CRC_START], frame[CRC_START:], position + CRC_START
             view = self._view
             zeros = bytes(min(ALIGNMENT_BYTES, len(view) - end))
             view[end : end + len(zeros)] = zeros
+            view[position:body_at] = _ZERO_WORD
             try:
                 self.stage(values, times, keys)
             except BaseException:  # as in `append`
@@ -241,7 +247,8 @@ class PythonTailBuffer:
                     self._keys.pop(index, None)
                 raise
             # No call from here on, as there.
-            view[position:end] = frame
+            view[body_at:end] = body
+            view[position:body_at] = prefix
             self.position = end
             self.next_offset = offsets.stop
             if self._bell[0]:
@@ -256,7 +263,12 @@ class PythonTailBuffer:
             view[end : end + ALIGNMENT_BYTES] = _ZERO_WORD
         else:
             view[end:] = bytes(len(view) - end)
-        view[self.position : end] = frame
+        # The magic of whatever had the place before goes first, and the new one comes last: what a
+        # kill in between leaves behind would look like a damaged record under either.
+        body_at = self.position + CRC_START
+        view[self.position : body_at] = _ZERO_WORD
+        view[body_at:end] = frame[CRC_START:]
+        view[self.position : body_at] = frame[:CRC_START]
         self.position = end
 
     @property

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import mmap
 import random
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -21,6 +23,7 @@ from segstore.format.frame import decode_frame, encode_frame
 from segstore.segment import tailbuffer
 from segstore.segment.tail import FRAMES_POSITION
 from segstore.segment.tailbuffer import PythonTailBuffer
+from segstore.segment.tailreader import TailReader, stray_offset
 from tests.kernel import strategies as some
 from tests.log.test_interrupt import interrupted
 
@@ -749,3 +752,49 @@ def test_a_frame_may_end_where_the_tail_does(kind, fill):
     fill(tight.buffer)
     assert tight.buffer.position == end
     assert tight.slow.calls == []
+
+
+_KILLED_IN_A_STORE = """
+import ctypes, mmap, resource, sys, threading
+from importlib import import_module
+from segstore.format.frame import encode_frame
+path, home, name, way = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+with open(path, "r+b") as file:
+    memory = mmap.mmap(file.fileno(), 0)
+kind, bell = getattr(import_module(home), name), memoryview(bytes(4)).cast("I")
+buffer = kind(memoryview(memory), 7, threading.Lock(), print, print, bell, print)
+buffer.is_open, buffer.batch_bytes_max = True, 30_000
+buffer.append(b"drained")
+buffer.restart()
+second_page = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + 8192
+assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(second_page), 4096, 0) == 0
+value = bytes(range(256)) * 40
+if way == "append":
+    buffer.append(value, key=b"key")
+elif way == "append_many":
+    buffer.append_many([value])
+else:
+    buffer.store(encode_frame(1, [value], 2, None, append_time=2, log_tag=7, durable_offset=0).data)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or mmap.PAGESIZE != 4096, reason="takes a page of the mapping away"
+)
+@pytest.mark.parametrize("way", ["append", "append_many", "store"])
+def test_a_kill_in_the_middle_of_a_store_leaves_nothing_that_looks_like_a_record(
+    kind, way, tmp_path
+):
+    """In a round but the first too, where a frame that was drained had the place before."""
+    path = tmp_path / "tail"
+    path.write_bytes(bytes(FRAMES_POSITION + 3 * 4096))
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED_IN_A_STORE, str(path), kind.__module__, kind.__name__, way],
+        capture_output=True,
+        timeout=60,
+    )
+    assert killed.returncode == -signal.SIGSEGV, killed.stderr
+    data = path.read_bytes()
+    assert stray_offset(TailReader(memoryview(data), 7), 7, 1) is None
+    assert not any(data[FRAMES_POSITION:][:8])
