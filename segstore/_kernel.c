@@ -260,9 +260,9 @@ crc32c_of(PyObject *Py_UNUSED(module), PyObject *args, PyObject *keywords)
 static inline bool
 is_int64(PyObject *number, int64_t *found)
 {
-    int overflow = 0;
+    int overflow = 1;
     *found = PyLong_CheckExact(number) ? PyLong_AsLongLongAndOverflow(number, &overflow) : 0;
-    return PyLong_CheckExact(number) && !overflow;
+    return !overflow;
 }
 
 /* Whether a buffer, opened with its format, is a row of 8-byte numbers of that format. */
@@ -1195,6 +1195,16 @@ read_whole(int descriptor, char *data, Py_ssize_t size, int64_t position)
     return done == size;
 }
 
+/* Where an item of a column starts and stops, by its offset; false where that is not among `size`
+   bytes. */
+static bool
+find_item(const char *offset_at, Py_ssize_t size, int32_t *start, int32_t *stop)
+{
+    memcpy(start, offset_at, 4);
+    memcpy(stop, offset_at + 4, 4);
+    return 0 <= *start && *start <= *stop && *stop <= size;
+}
+
 /* A new reference to the key of a record, or to None; NULL, perhaps with an exception, where the
    specification has to look. */
 static PyObject *
@@ -1208,9 +1218,8 @@ read_key(const char *data, const Head *head, Py_ssize_t index)
         Py_RETURN_NONE;
     }
     int32_t start, stop;
-    memcpy(&start, data + places->key_offsets_at + 4 * index, 4);
-    memcpy(&stop, data + places->key_offsets_at + 4 * index + 4, 4);
-    if (start < 0 || stop < start || stop > places->checks_at - places->key_data_at) {
+    if (!find_item(data + places->key_offsets_at + 4 * index,
+                   places->checks_at - places->key_data_at, &start, &stop)) {
         return NULL;
     }
     return PyBytes_FromStringAndSize(data + places->key_data_at + start, stop - start);
@@ -1222,10 +1231,11 @@ static PyObject *
 read_value(int descriptor, int64_t position, const char *data, const Head *head, Py_ssize_t index)
 {
     int32_t start, stop;
-    memcpy(&start, data + sizeof(FrameHeader) + 4 * index, 4);
-    memcpy(&stop, data + sizeof(FrameHeader) + 4 * index + 4, 4);
-    if (start < 0 || stop <= start || stop > head->values_size) {
+    if (!find_item(data + sizeof(FrameHeader) + 4 * index, head->values_size, &start, &stop)) {
         return NULL;
+    }
+    if (start == stop) {
+        return PyBytes_FromStringAndSize(NULL, 0);
     }
     Py_ssize_t first = start / BLOCK_BYTES, last = (stop - 1) / BLOCK_BYTES;
     Py_ssize_t blocks_start = first * BLOCK_BYTES, blocks_stop = (last + 1) * BLOCK_BYTES;
@@ -1374,33 +1384,28 @@ _Static_assert(sizeof(SmallFrame) == 80, "and those of a key as well");
 /* Of larger ones there are few. */
 #define SMALL_FRAME_BYTES_MAX 4096
 
-/* Where the value and the key of a frame of one record are, in a copy of it that stays as it is;
-   false where it is none, or not intact. */
+/* Where the value and the key of a frame of one record are, in a copy of it that stays as it is and
+   has room for a SmallFrame; false where it is none, or not intact. */
 static bool
 lay_out_small(const char *data, Py_ssize_t size, uint64_t offset, uint32_t log_tag,
               SmallFrame *frame, Py_ssize_t *key_at, Py_ssize_t *value_at)
 {
     const FrameHeader *header = &frame->header;
-    *key_at = offsetof(SmallFrame, key_start);
-    memcpy(frame, data, (size_t)*key_at);
+    memcpy(frame, data, sizeof *frame);
+    const bool has_key = header->attributes == HAS_KEYS;
+    *value_at = *key_at = has_key ? sizeof *frame : offsetof(SmallFrame, key_start);
     if (header->magic != FRAME_MAGIC || header->record_count != 1 ||
         header->base_offset != offset || header->log_tag != log_tag || header->version != WHOLE ||
-        (header->attributes != 0 && header->attributes != HAS_KEYS) ||
+        (header->attributes != 0 && !has_key) || size < *key_at ||
         (Py_ssize_t)header->body_bytes != size - (Py_ssize_t)sizeof *header ||
         frame->value_start != 0 || frame->value_end < 0) {
         return false;
     }
-    *value_at = *key_at;
-    if (header->attributes == HAS_KEYS) {
-        *key_at = sizeof *frame;
-        if (size < *key_at) {
-            return false;
-        }
-        memcpy(frame, data, sizeof *frame);
+    if (has_key) {
         if (frame->key_start != 0 || frame->key_end < 0 || frame->key_end > size - *key_at) {
             return false;
         }
-        *value_at = *key_at + padded(frame->key_end);
+        *value_at += padded(frame->key_end);
     }
     return frame->value_end <= size && *value_at + padded(frame->value_end) == size &&
            crc32c((const unsigned char *)data + CRC_START, (size_t)(size - CRC_START)) ==
@@ -1914,14 +1919,11 @@ PyDoc_STRVAR(ends_doc, "ends($self, /)\n--\n\n"
 static PyObject *
 TailBuffer_ends(TailBuffer *self, PyObject *Py_UNUSED(nothing))
 {
-    bool has_keys = self->has_keys;
     PyObject *of_values = ends_of(self, false);
-    PyObject *of_keys = has_keys && of_values != NULL ? ends_of(self, true) : NULL;
-    if (of_values == NULL || (has_keys && of_keys == NULL)) {
-        Py_XDECREF(of_values);
-        return NULL;
+    if (of_values == NULL || !self->has_keys) {
+        return of_values == NULL ? NULL : Py_BuildValue("(N)", of_values);
     }
-    return has_keys ? Py_BuildValue("(NN)", of_values, of_keys) : Py_BuildValue("(N)", of_values);
+    return Py_BuildValue("(NN)", of_values, ends_of(self, true));
 }
 
 /* The frame of the staged records from `start` to below `stop`, and its header. No allocation here
