@@ -9,6 +9,7 @@ from segstore.config import LogConfig
 from segstore.disk import FULL, Disk
 from segstore.errors import StorageError
 from segstore.format.fileheader import KIND_SEGMENT, VERSION, FileHeader, log_tag
+from segstore.format.names import OFFSET_MAX
 from segstore.log.clock import EngineClock
 from segstore.log.consumer import hold_back
 from segstore.log.manager import SegmentManager
@@ -38,6 +39,9 @@ from segstore.segment.tail import Tail
 from segstore.segment.tailreader import TailReader
 from segstore.segment.writer import SegmentWriter
 
+# An append needs no look at how many offsets are left.
+_END_OFFSET_MAX = OFFSET_MAX >> 1
+
 
 class Started(NamedTuple):
     """A writer and what belongs to it."""
@@ -63,6 +67,7 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
     tail = Tail.open(disk, write=True)
     finish_truncation(disk, tail)
     found = find(disk, write=True, index_interval_bytes=interval, tail=tail)
+    _check_end(disk, max(found.plan.next_offset, found.plan.tail_lost.stop))
     log_id = found.log_id or os.urandom(16)
     lost = lost_ranges(disk, found)
     removed = clear(disk, found)
@@ -177,6 +182,16 @@ def truncate(
                 )
             )
         raise
+
+
+def _check_end(disk: Disk, end_offset: int) -> None:
+    """Refuse a log end that only a forged file has: behind it records would get no valid offset."""
+    if end_offset > _END_OFFSET_MAX:
+        raise StorageError(
+            errno.EOVERFLOW,
+            f"{disk.path}: a file says that the log ends at offset {end_offset}, where no log gets "
+            "to; open it with mode='r' to read what it holds",
+        )
 
 
 def _take_over(

@@ -549,3 +549,18 @@ def test_what_a_failed_sync_left_in_the_cache_only_is_not_forgotten(disk: Memory
         for cut in cuts(left):
             assert values(Log(cut, "a", CONFIG)) == [b"first", b"written", b"failed"]
         log.close()
+
+
+def test_no_log_is_written_to_where_offsets_run_out(disk: MemoryDisk) -> None:
+    with begun(disk):
+        pass
+    tail = Tail.open(disk, write=True)
+    assert tail is not None
+    tail.tail_durable.set(2**63 - 4)  # as nobody but a forger writes
+    tail.close()
+    before = disk.contents()
+    with pytest.raises(StorageError, match="where no log gets to"):
+        Log(disk, "a", CONFIG)
+    assert disk.contents() == before
+    with Log(disk, "r", CONFIG) as log:
+        assert next(log.read()).value == b"first"
