@@ -25,16 +25,20 @@ def cut_batch(columns: Sequence[Sequence[int]], size_bytes: int) -> list[tuple[i
     if total <= size_bytes and record_count <= PIECE_RECORDS_MAX:
         return [(0, record_count)]
     piece_count = max(-(-total // size_bytes), -(-record_count // PIECE_RECORDS_MAX))
-    # Mostly records are much alike, and as many in each piece will do.
-    stops = [record_count * number // piece_count for number in range(piece_count + 1)]
-    places = list(map(place, stops))
-    sizes = list(map(int.__sub__, places[1:], places))
-    if 2 * piece_count * min(sizes) >= total and max(sizes) <= size_bytes:
-        return list(pairwise(stops))
-    cuts = {
-        bisect_left(range(record_count), total * number // piece_count, key=place)
-        for number in range(1, piece_count)
-    }
+    if piece_count > record_count:  # most would end within a record: look at the records instead
+        passed = [place(count) * piece_count // total for count in range(record_count + 1)]
+        cuts = {count for count in range(1, record_count) if passed[count] > passed[count - 1]}
+    else:
+        # Mostly records are much alike, and as many in each piece will do.
+        stops = [record_count * number // piece_count for number in range(piece_count + 1)]
+        places = list(map(place, stops))
+        sizes = list(map(int.__sub__, places[1:], places))
+        if 2 * piece_count * min(sizes) >= total and max(sizes) <= size_bytes:
+            return list(pairwise(stops))
+        cuts = {
+            bisect_left(range(record_count), total * number // piece_count, key=place)
+            for number in range(1, piece_count)
+        }
     # Pieces of much the same size may differ in their number of records as far as you like.
     cuts.update(range(PIECE_RECORDS_MAX, record_count, PIECE_RECORDS_MAX))
     stops = sorted(cut for cut in cuts if 0 < cut < record_count)

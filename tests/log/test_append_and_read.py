@@ -405,6 +405,19 @@ def test_a_batch_is_cut_into_pieces_of_about_the_size_asked_for(records, with_ke
         assert sum(sizes) <= size + max(sizes)
 
 
+def test_a_record_that_is_large_beside_the_size_of_a_piece_takes_no_more_looks():
+    class Counted(list):
+        looks = 0
+
+        def __getitem__(self, index):
+            self.looks += 1
+            return super().__getitem__(index)
+
+    ends = Counted([0, RECORD_BYTES_MAX, RECORD_BYTES_MAX, RECORD_BYTES_MAX + 1])
+    assert cut_batch([ends], 1000) == [(0, 1), (1, 3)]
+    assert ends.looks < 100
+
+
 @pytest.mark.parametrize("last", [b"", bytes(RECORD_BYTES_MAX - 1)])
 def test_more_small_records_than_a_frame_holds_are_cut_by_their_number(path, last):
     with segstore.open(path, batch_size="8MiB", **OPTIONS) as log:
