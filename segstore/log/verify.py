@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from segstore.disk import Disk
 from segstore.format.fileheader import KIND_CONSUMER, KIND_START
@@ -136,17 +137,19 @@ def _is_damaged(disk: Disk, name: str, kind: bytes) -> bool:
 
 
 def _open(view: LogView, segment: Segment) -> tuple[Segment, SegmentReader] | None:
-    """A segment as it is by now, opened; None if it is not there."""
-    try:
-        return segment, view.open_segment(segment)
-    except FileNotFoundError:
-        view.refresh()
-    for found in view.catalog.segments:
-        if found.base_offset == segment.base_offset:
-            try:
+    """A segment as it is by now, opened; None if it is not there.
+
+    Of thousands that are just being compressed, one look at the directory finds a good many.
+    """
+    for has_looked in (False, True):
+        if has_looked:
+            view.refresh()
+        catalog = view.catalog
+        number = catalog.find(segment.base_offset)
+        if number >= 0 and catalog.segments[number].base_offset == segment.base_offset:
+            found = catalog.segments[number]
+            with suppress(FileNotFoundError):
                 return found, view.open_segment(found)
-            except FileNotFoundError:
-                break
     return None
 
 

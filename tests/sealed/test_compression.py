@@ -16,7 +16,10 @@ import pytest
 import segstore
 from segstore import CorruptionError, Log, Record, StorageError
 from segstore.config import LogConfig
+from segstore.disk import Disk
 from segstore.disk.real import OsFile
+from segstore.log import verify
+from segstore.log.view import FileView
 from segstore.segment import source
 from segstore.testing.memory import Event, MemoryDisk
 
@@ -65,6 +68,30 @@ def test_a_log_is_the_same_before_during_and_after(path: str, codec: str) -> Non
     with open_log(path) as log:
         assert log.recovery.was_clean
         assert_equal(log, records)
+
+
+def test_verify_beside_compression_looks_at_the_directory_a_few_times(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_log(path)
+    records = append_mix(log, 3000)
+    reader = segstore.open(path, "r")
+    notes, refresh = verify._notes, FileView.refresh
+    looks: list[FileView] = []
+
+    def compressing(disk: Disk) -> list[str]:  # behind the look that verify begins with
+        assert log.compress() > 4
+        return notes(disk)
+
+    def counted(view: FileView) -> None:
+        looks.append(view)
+        refresh(view)
+
+    monkeypatch.setattr(verify, "_notes", compressing)
+    monkeypatch.setattr(FileView, "refresh", counted)
+    report = reader.verify()
+    assert (report.is_intact, report.record_count, report.notes) == (True, len(records), ())
+    assert len(looks) == 3  # one for all that were compressed, and the one it ends with
 
 
 @pytest.mark.parametrize("at", [0, 300, 2000, -1])
