@@ -75,12 +75,13 @@ def open_log(
     config: LogConfig | str | os.PathLike[str] | None = None,
     **options: Unpack[LogOptions],
 ) -> Log:
-    """Open a log, as `segstore.open`.
+    """Open the log in a directory, for one writer or any number of readers.
 
     Args:
         path: the directory of the log; mode "a" creates it if there is none.
         mode: "a" opens the one writer, which reads as well; "r" opens a reader, which keeps no
-            lock and changes no file, also while a writer is at work.
+            lock and changes no file but those of consumers and the bell for followers, also while
+            a writer is at work.
         config: a `LogConfig`, or the path of a TOML file with options.
         options: single options by name (see `LogConfig`); they win over everything else.
 
