@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any
 
 FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 def main() -> None:
     """Run the command line and exit; without its packages, say how to get them."""
     _fill_standard_streams()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         from segstore.cli.app import cli
 
@@ -27,8 +30,8 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(USAGE_ERROR)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(interrupt.args[0] if interrupt.args else INTERRUPTED)
     except BrokenPipeError:  # whoever read the help has seen enough
         from segstore.cli import output
 
@@ -40,6 +43,11 @@ def main() -> None:
         output.complain(f"stdout: {error.strerror}")
         output.discard()
         sys.exit(FAILED)
+
+
+def _terminate(*_: object) -> None:
+    """End as with Ctrl-C, but for the exit code: so service managers stop what they run."""
+    raise KeyboardInterrupt(TERMINATED)
 
 
 def _fill_standard_streams() -> None:

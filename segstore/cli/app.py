@@ -1,6 +1,7 @@
 """The `segstore` command: which commands there are, and how each of them may end.
 
-Exit codes: 0 done, 1 damage found or the operation failed, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 damage found or the operation failed, 2 wrong usage, 130 interrupted, 143
+terminated.
 A closed pipe is not a failure: whoever read the output has seen enough.
 """
 
@@ -73,9 +74,9 @@ class Cli(click.RichGroup):
                 warnings.showwarning = _complain_of
                 result = super().invoke(ctx)
             output.flush()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             output.flush_quietly()
-            ctx.exit(INTERRUPTED)
+            ctx.exit(interrupt.args[0] if interrupt.args else INTERRUPTED)
         except BrokenPipeError:
             output.discard()
             ctx.exit(0)

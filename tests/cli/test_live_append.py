@@ -6,6 +6,8 @@ import signal
 import subprocess
 import time
 
+import pytest
+
 import segstore
 
 PATIENCE_S = 30
@@ -45,21 +47,24 @@ def test_a_line_is_there_for_readers_while_the_input_stays_open(cli, tmp_path):
     )
 
 
-def test_ctrl_c_ends_quietly_and_says_what_was_appended(cli, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_ends_quietly_and_says_what_was_appended(cli, tmp_path, number, code):
     process = cli.start("append", "log")
     try:
         process.stdin.write(b"one\ntwo\nhalf")
         process.stdin.flush()
         wait_for(lambda: count_of(tmp_path / "log") == 2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         process.wait(PATIENCE_S)  # with its input still open
-        assert process.returncode == 130
+        assert process.returncode == code
         assert process.stderr.read() == b""
         assert process.stdout.read() == b"0..1\n"
     finally:
         process.kill()
         process.communicate()
     assert cli("cat", "log").stdout == b"one\ntwo\n"
+    with segstore.open(tmp_path / "log", "r") as log:
+        assert log.durable_offset == 2
 
 
 def test_what_a_killed_append_had_taken_is_there(cli, tmp_path):
