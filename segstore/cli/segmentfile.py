@@ -23,7 +23,8 @@ from segstore.format.fileheader import (
 )
 from segstore.format.names import parse_segment_file
 from segstore.format.scanner import Damage, Frame, Scanner
-from segstore.segment.source import Lz4Source, RawSource, Source, UnreadableError, scan
+from segstore.segment.scanning import scan
+from segstore.segment.source import Lz4Source, RawSource, Source, UnreadableError
 
 _KINDS = {
     KIND_INDEX: "the index of a segment",

@@ -32,6 +32,7 @@ from segstore.format.scanner import Damage, Frame, Scanner, readable
 from segstore.mutex import new_mutex
 from segstore.segment.headcache import HeadCache
 from segstore.segment.indexfile import read_entries, unreadable_as_missing
+from segstore.segment.scanning import scan
 from segstore.segment.source import (
     ChunkTable,
     Lz4Source,
@@ -39,7 +40,6 @@ from segstore.segment.source import (
     Source,
     UnreadableError,
     is_unreadable,
-    scan,
 )
 from segstore.segment.state import NO_MAX
 

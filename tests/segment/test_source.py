@@ -14,7 +14,8 @@ from segstore.format.frame import encode_frame
 from segstore.format.index import OffsetIndex
 from segstore.format.names import LZ4_SUFFIX, RAW_SUFFIX, segment_file
 from segstore.format.scanner import Damage, Frame, Scanner
-from segstore.segment.source import READ_BYTES, ChunkTable, Lz4Source, RawSource, scan
+from segstore.segment.scanning import scan
+from segstore.segment.source import READ_BYTES, ChunkTable, Lz4Source, RawSource
 
 TAG = 5
 pytestmark = pytest.mark.timeout(30)
