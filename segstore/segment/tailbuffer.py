@@ -106,12 +106,14 @@ class PythonTailBuffer:
                 position = self.position
                 size = len(value)
                 pad = -size & 7
-                data, attributes = value, 0
+                end = position + OVERHEAD_BYTES + size + pad
                 if key is not None:
-                    columns = KEY_OFFSETS.pack(0, len(key)) + key + _ZEROS[-len(key) & 7]
-                    data, attributes = columns + value, HAS_KEYS
-                end = position + OVERHEAD_BYTES + len(data) + pad
+                    end += KEY_OFFSETS.size + len(key) + (-len(key) & 7)
                 if self.is_open and end <= self.limit:
+                    data, attributes = value, 0
+                    if key is not None:  # whose size fits its field now
+                        columns = KEY_OFFSETS.pack(0, len(key)) + key + _ZEROS[-len(key) & 7]
+                        data, attributes = columns + value, HAS_KEYS
                     time = time_ns() if timestamp is None else timestamp
                     offset = self.next_offset
                     body = (

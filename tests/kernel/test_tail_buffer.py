@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 from itertools import accumulate, chain
 
@@ -529,6 +530,18 @@ def test_a_limit_before_the_end_is_kept(kind):
     assert rig.buffer.append(bytes(9)) < 0
     assert rig.buffer.append(bytes(8)) == 0
     assert rig.buffer.append(b"") < 0
+
+
+def test_a_key_that_does_not_fit_is_only_measured(kind):
+    """One of 2 GiB has a size that no field holds, and the slow way is who says so."""
+    rig, key = Rig(kind), bytes(1 << 20)
+    tracemalloc.start()
+    try:
+        assert rig.buffer.append(b"", key=key) == -2
+        assert tracemalloc.get_traced_memory()[1] < len(key)
+    finally:
+        tracemalloc.stop()
+    assert rig.slow.calls == [(b"", key, None, None)]
 
 
 def test_a_released_buffer_lets_its_mapping_close_and_stores_nothing(compiled):
