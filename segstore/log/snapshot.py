@@ -74,15 +74,25 @@ def take_snapshot(view: LogView, path: str, log_id: bytes, created: int) -> Snap
     path = path.rstrip("/") or path
     building = os.path.join(os.path.dirname(path), BUILDING_NAME.format(os.path.basename(path)))
     _check_free(path)
-    target = OsDisk(building, create=True)
     try:
+        target = OsDisk(building, create=True)
         lock = take_lock(target)
     except LogLockedError:
         raise StorageError(errno.EBUSY, f"another snapshot to {path} is under way") from None
+    except BaseException:
+        remove_directory(building)  # only where it is empty
+        raise
     try:
         _check_free(path)  # once more: the directory at hand may be one that has got its name
-        report = _build(view, target, building, path, log_id, created)
-        publish_directory(building, path)
+        try:
+            report = _build(view, target, path, log_id, created)
+            publish_directory(building, path)
+        except BaseException:
+            if os.path.lexists(building):  # else it has got its name
+                _empty(target)
+                target.unlink(LOCK)
+                remove_directory(building)
+            raise
     finally:
         leave_lock(lock)
         target.close()
@@ -94,29 +104,21 @@ def _check_free(path: str) -> None:
         raise StorageError(errno.EEXIST, f"{path} exists; a snapshot makes its own directory")
 
 
-def _build(
-    view: LogView, target: OsDisk, building: str, path: str, log_id: bytes, created: int
-) -> SnapshotReport:
-    try:
-        for _ in range(ATTEMPT_COUNT_MAX):
-            _empty(target)  # also of an attempt that was interrupted
-            try:
-                report = _copy(view, target, path, log_id, created)
-                break
-            except (FileNotFoundError, _ChangedError) as error:
-                last = error  # once more, as it is now
-        else:
-            raise StorageError(
-                errno.EAGAIN,
-                f"the log changed faster than it could be copied, or lacks a file ({last}); try "
-                "again, and see what verify() says",
-            ) from last
-        target.sync_directory()
-    except BaseException:
-        _empty(target)
-        target.unlink(LOCK)
-        remove_directory(building)
-        raise
+def _build(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int) -> SnapshotReport:
+    for _ in range(ATTEMPT_COUNT_MAX):
+        _empty(target)  # also of an attempt that was interrupted
+        try:
+            report = _copy(view, target, path, log_id, created)
+            break
+        except (FileNotFoundError, _ChangedError) as error:
+            last = error  # once more, as it is now
+    else:
+        raise StorageError(
+            errno.EAGAIN,
+            f"the log changed faster than it could be copied, or lacks a file ({last}); try "
+            "again, and see what verify() says",
+        ) from last
+    target.sync_directory()
     return report
 
 

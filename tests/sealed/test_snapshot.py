@@ -283,6 +283,30 @@ def test_a_snapshot_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         assert reader.snapshot(copy).end_offset == 2 * len(LARGE)
 
 
+def test_a_snapshot_whose_name_was_taken_meanwhile_leaves_nothing_behind(tmp_path: Path) -> None:
+    path, copy = str(tmp_path / "log"), tmp_path / "copy"
+    disk = rolled(path, 2)
+    disk.before = lambda kind, name: copy.write_bytes(b"mine") if kind == "link" else None
+    with Log(disk, "r", LogConfig.of({}, environment={})) as reader:
+        with pytest.raises(segstore.StorageError, match="snapshot failed"):
+            reader.snapshot(copy)
+    assert copy.read_bytes() == b"mine"
+    assert sorted(os.listdir(tmp_path)) == ["copy", "log"]
+
+
+def test_a_snapshot_that_can_not_be_locked_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(target: OsDisk) -> Any:
+        raise OSError(errno.ENOSPC, "no inode")
+
+    with segstore.open(tmp_path / "log", background=False) as log:
+        monkeypatch.setattr(snapshot_module, "take_lock", fail)
+        with pytest.raises(segstore.StorageError, match="no inode"):
+            log.snapshot(tmp_path / "copy")
+    assert os.listdir(tmp_path) == ["log"]
+
+
 @pytest.mark.parametrize("mode", ["a", "r"])
 @pytest.mark.parametrize("is_compressed", [False, True])
 def test_an_index_that_was_lost_since_the_opening_is_made_anew_in_the_copy(
