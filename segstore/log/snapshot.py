@@ -8,7 +8,7 @@ import errno
 import os
 from typing import NamedTuple
 
-from segstore.disk import Disk, OsDisk, publish_directory, remove_directory
+from segstore.disk import Disk, File, OsDisk, publish_directory, remove_directory
 from segstore.errors import LogLockedError, StorageError
 from segstore.format.buffers import padding
 from segstore.format.fileheader import (
@@ -84,11 +84,13 @@ def take_snapshot(view: LogView, path: str, log_id: bytes, created: int) -> Snap
         raise
     try:
         _check_free(path)  # once more: the directory at hand may be one that has got its name
+        if not _is_at(building, lock):  # and another one since, or lost its lock in a clean-up
+            raise StorageError(errno.EBUSY, f"another snapshot to {path} has just ended; try again")
         try:
             report = _build(view, target, path, log_id, created)
             publish_directory(building, path)
         except BaseException:
-            if os.path.lexists(building):  # else it has got its name
+            if _is_at(building, lock):  # else it has got its name
                 _empty(target)
                 target.unlink(LOCK)
                 remove_directory(building)
@@ -102,6 +104,14 @@ def take_snapshot(view: LogView, path: str, log_id: bytes, created: int) -> Snap
 def _check_free(path: str) -> None:
     if os.path.lexists(path):
         raise StorageError(errno.EEXIST, f"{path} exists; a snapshot makes its own directory")
+
+
+def _is_at(building: str, lock: File) -> bool:
+    """Whether a lock guards what is built there now."""
+    try:
+        return OsDisk(building).is_named(lock, LOCK)
+    except FileNotFoundError:
+        return False
 
 
 def _build(view: LogView, target: OsDisk, path: str, log_id: bytes, created: int) -> SnapshotReport:

@@ -245,25 +245,53 @@ def test_of_two_snapshots_to_one_path_the_second_is_refused(tmp_path: Path) -> N
     assert sorted(os.listdir(tmp_path)) == ["copy", "log"]
 
 
+@pytest.mark.parametrize("moves", [False, True])
 def test_a_snapshot_that_got_its_name_meanwhile_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: bool
 ) -> None:
     """Another one has it in hand by then, as the directory in which it would begin."""
-    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    path, copy, kept = (str(tmp_path / name) for name in ("log", "copy", "kept"))
     take_lock = snapshot_module.take_lock
 
     def take_late(target: OsDisk) -> Any:
         monkeypatch.undo()
         log.snapshot(copy)
+        if moves:
+            os.rename(copy, kept)
         return take_lock(target)
 
     with segstore.open(path, background=False) as log:
         log.append_many(LARGE)
         monkeypatch.setattr(snapshot_module, "take_lock", take_late)
-        with pytest.raises(segstore.StorageError, match="exists"):
+        with pytest.raises(segstore.StorageError, match="just ended" if moves else "exists"):
             log.snapshot(copy)
+    assert len(readable(kept if moves else copy)) == len(LARGE)
+    assert sorted(os.listdir(tmp_path)) == sorted(["log", "kept" if moves else "copy"])
+
+
+def test_a_lock_that_a_failed_snapshot_removed_guards_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever had opened it before gets it all the same, and a third one makes a new one."""
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    building = str(tmp_path / ".copy.snapshot")
+    take_lock = snapshot_module.take_lock
+
+    def take_late(target: OsDisk) -> Any:
+        monkeypatch.undo()
+        lock = take_lock(target)
+        os.unlink(building + "/lock")
+        Path(building, FIRST).write_bytes(b"of the third")
+        return lock
+
+    with segstore.open(path, background=False) as log:
+        log.append_many(LARGE)
+        monkeypatch.setattr(snapshot_module, "take_lock", take_late)
+        with pytest.raises(segstore.StorageError, match="just ended"):
+            log.snapshot(copy)
+        assert Path(building, FIRST).read_bytes() == b"of the third"
+        log.snapshot(copy)
     assert len(readable(copy)) == len(LARGE)
-    assert sorted(os.listdir(tmp_path)) == ["copy", "log"]
 
 
 def test_a_snapshot_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -29,17 +29,23 @@ class Shelf:
         # What a killed process was building is still there.
         self._disks = {path: disk.after_kill() for path, disk in self._disks.items()}
 
-        def make(path: str, create: bool) -> FaultyDisk:
+        def make(path: str, create: bool = False) -> FaultyDisk:
+            if not create and path not in self._disks:
+                raise FileNotFoundError(path)
             return FaultyDisk(self._disks.setdefault(path, MemoryDisk(path)), before=before)
 
         def publish(path: str, new_path: str) -> None:
             self._disks[new_path] = self._disks.pop(path)
 
+        def remove(path: str) -> None:
+            if path in self._disks and not self._disks[path].names():
+                del self._disks[path]
+
         with patch.multiple(
             snapshot_module,
             OsDisk=make,
             publish_directory=publish,
-            remove_directory=self._disks.pop,
+            remove_directory=remove,
         ):
             yield
 
