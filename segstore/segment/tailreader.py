@@ -137,7 +137,8 @@ class TailReader:
             return self._known.since(self._known.base_offset)
 
     def _forget(self) -> None:
-        self._known = Staged(0, [], [], [])  # of this round, so far
+        # Of this round, so far; and nothing made anew, for which there may be no memory.
+        self._known = NO_RECORDS
         self.end_position = FRAMES_POSITION
 
     def _catch_up(self, stop: int = OFFSET_MAX) -> None:

@@ -169,6 +169,24 @@ def test_a_round_that_starts_between_a_look_at_a_frame_and_its_copy(monkeypatch)
     assert reader.get(2).values == [b"next"]
 
 
+def test_without_memory_the_columns_still_go_together(monkeypatch):
+    def take_a_half(view, position, offset, tag, values, timestamps, keys):
+        keys.append(b"of no value")
+        monkeypatch.setattr(tailreader, "Staged", no_memory)
+        raise MemoryError
+
+    def no_memory(*columns):
+        raise MemoryError
+
+    reader = TailReader(stored(frame(0, [b"a"]), frame(1, [b"b"], keys=[b"k"])), TAG)
+    monkeypatch.setattr(kernel, "take_records", take_a_half)
+    with pytest.raises(MemoryError):
+        reader.get(0)
+    monkeypatch.undo()
+    staged = reader.get(0)
+    assert (staged.values, staged.keys) == ([b"a", b"b"], [None, b"k"])
+
+
 def test_a_size_that_reaches_past_the_tail_is_no_frame():
     whole = bytearray(frame(0, [b"value"]))
     whole[8:12] = (TAIL_BYTES - FRAMES_POSITION).to_bytes(4, "little")
