@@ -169,6 +169,25 @@ def test_a_round_that_starts_between_a_look_at_a_frame_and_its_copy(monkeypatch)
     assert reader.get(2).values == [b"next"]
 
 
+def test_a_round_that_starts_between_a_look_at_a_later_frame_and_its_copy(monkeypatch):
+    view = stored(frame(0, [b"a", b"b"]))
+    reader = TailReader(view, TAG)
+    assert reader.offsets() == range(2)
+    stored(frame(2, [b"c", b"d"]), position=reader.end_position, view=view)
+    peek = framelayout.peek_header
+
+    def peek_and_restart(*place):
+        claimed = peek(*place)
+        stored(frame(4, [b"e", b"f"]), frame(6, [b"g", b"h"]), view=view)
+        return claimed
+
+    monkeypatch.setattr(framelayout, "peek_header", peek_and_restart)
+    assert reader.get(2) is None
+    monkeypatch.undo()
+    assert reader.get(4).values == [b"e", b"f", b"g", b"h"]
+    assert reader.get(2) is None
+
+
 def test_without_memory_the_columns_still_go_together(monkeypatch):
     def take_a_half(view, position, offset, tag, values, timestamps, keys):
         keys.append(b"of no value")
@@ -185,6 +204,31 @@ def test_without_memory_the_columns_still_go_together(monkeypatch):
     monkeypatch.undo()
     staged = reader.get(0)
     assert (staged.values, staged.keys) == ([b"a", b"b"], [None, b"k"])
+
+
+def test_records_are_found_by_their_offsets_and_not_by_their_places():
+    view = stored(*(frame(offset, [b"%d" % offset]) for offset in range(4, 24)))
+    reader = TailReader(view, TAG)
+    assert reader.record(3) is None
+    assert reader.record(4) == (4, 3, None, b"4")
+    assert reader.record(14) == (14, 3, None, b"14")
+    assert reader.record(24) is None
+    assert reader.get(10, 12).values == [b"10", b"11"]
+    assert reader.get(22, 30).values == [b"22", b"23"]
+
+
+def test_a_batch_of_the_tail_has_keys_where_a_record_has_one():
+    view = stored(frame(4, [b"a", b"b"], keys=[None, b"k"]), frame(6, [b"c"]))
+    staged = TailReader(view, TAG).read_all()
+    batch = staged.batch()
+    assert (batch.base_offset, batch.values(), batch.keys()) == (
+        4,
+        [b"a", b"b", b"c"],
+        [None, b"k", None],
+    )
+    assert batch.has_keys
+    assert not staged.since(6).batch().has_keys
+    assert [record.key for record in staged.records()] == [None, b"k", None]
 
 
 def test_a_size_that_reaches_past_the_tail_is_no_frame():
