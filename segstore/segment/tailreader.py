@@ -130,9 +130,8 @@ class TailReader:
             return self._known.offsets
 
     def read_all(self) -> Staged:
-        """Every record in the tail, in one pass over it."""
+        """Every record in the tail."""
         with self._lock:
-            self._forget()
             self._catch_up()
             return self._known.since(self._known.base_offset)
 
@@ -241,8 +240,7 @@ def stray_offset(reader: TailReader, log_tag: int, end_offset: int) -> int | Non
         at += 1
     # Damage to one of these marks themselves: the checksum holds once they are put right.
     if len(data) >= FRAME_HEADER_BYTES:
-        body_bytes = int.from_bytes(data[8:12], "little")
-        mended = bytearray(data[: FRAME_HEADER_BYTES + body_bytes])
+        mended = bytearray(data)
         mended[:4] = FRAME_MAGIC_BYTES
         mended[16:24] = end_offset.to_bytes(8, "little")
         mended[48:52] = tag
