@@ -10,6 +10,7 @@ and the tail is emptied only after what it held stands in a segment.
 
 import errno
 import os
+from collections import Counter
 from typing import NamedTuple
 
 from segstore.disk import FULL, Disk
@@ -254,20 +255,17 @@ def _log_id_of(disk: Disk, segment: Segment) -> bytes | None:
             file.close()
             if header is not None:
                 return header.log_id
-    if segment.is_compressed:
-        return None
-    scanned = scan_segment(
-        disk, segment.base_offset, None, recovery_point=0, index_interval_bytes=4096
+    # Lost with every header. A new one that the frames agree with will do: most of them, as a value
+    # that damage lays open may hold frames of another log.
+    reader = SegmentReader(
+        disk, segment.base_offset, None, is_compressed=segment.is_compressed, stamp=None
     )
-    return None if scanned.state.is_empty else _id_with_tag(disk, segment)
-
-
-def _id_with_tag(disk: Disk, segment: Segment) -> bytes:
-    """A new id that the frames of a log agree with whose own id is lost with every header."""
-    file = disk.open(segment.data_name)
-    tag = file.read(FILE_HEADER_BYTES, FILE_HEADER_BYTES)[48:52]
-    file.close()
-    return tag + os.urandom(12)
+    tags = Counter(
+        batch.header.log_tag for event in reader.events_unindexed() for batch in readable(event)
+    )
+    for tag, _ in tags.most_common(1):
+        return tag.to_bytes(4, "little") + os.urandom(12)
+    return None
 
 
 def lost_ranges(disk: Disk, found: Found) -> list[LostRange]:

@@ -357,6 +357,35 @@ def test_one_header_is_enough_to_know_the_log_and_none_to_read_it(path, intact):
     assert intact is None or mended.log_id == header.log_id
 
 
+def test_without_any_header_the_frames_that_are_intact_say_whose_they_are(path):
+    expected = make(path)
+    position, _, _, stop = frames(path)[0]
+    for name in contents(path):
+        overwrite(path, name, 0, bytes(FILE_HEADER_BYTES))
+    flip(path, FIRST, position + 48)  # the tag of the first frame
+    for mode in ("r", "a", "r"):
+        with segstore.open(path, mode) as log:
+            assert list(log.values(errors="skip")) == expected[stop:]
+
+
+def test_a_log_of_which_only_compressed_segments_are_left_is_read_and_written_on(path):
+    with segstore.open(path, **OPTIONS) as log:
+        expected = [bytes(range(100)) * number for number in range(60)]
+        log.append_many(expected)
+        log.roll()
+        log.compress()
+    for name in contents(path):
+        if not name.endswith(".lz4"):
+            os.unlink(os.path.join(path, name))
+    for mode in ("r", "a", "r"):
+        with segstore.open(path, mode) as log:
+            assert list(log.values()) == expected
+            assert log.recovery.lost == log.recovery.cut == ()
+            if mode == "a":
+                assert log.append(b"next") == len(expected)
+                expected.append(b"next")
+
+
 def test_bytes_that_are_no_frame_are_reported_though_no_record_is_lost(path):
     expected = make(path)
     data = contents(path)[FIRST]
