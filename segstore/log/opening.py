@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from typing import NamedTuple
 
-from segstore.disk import FULL, Disk
+from segstore.disk import FULL, Disk, written_aside
 from segstore.errors import StorageError
 from segstore.format.fileheader import (
     FILE_HEADER_BYTES,
@@ -35,6 +35,7 @@ from segstore.format.names import (
     TRUNCATE,
     parse_segment_file,
     segment_file,
+    temporary,
 )
 from segstore.format.scanner import Frame, readable
 from segstore.log.lock import LOCK_MAGIC
@@ -381,8 +382,13 @@ def _cut_file(disk: Disk, name: str, position: int) -> str:
     file = disk.open(name, write=True)
     try:
         kept = set_aside(disk, name, position, file.read(file.size() - position, position))
-        file.truncate(position)
-        file.sync()
+        if file.is_shared():  # with a snapshot, in which nothing of it is torn
+            with written_aside(disk, temporary(name), name) as part:
+                part.write([file.read(position, 0)], 0)
+            disk.sync_directory()
+        else:
+            file.truncate(position)
+            file.sync()
     finally:
         file.close()
     return kept

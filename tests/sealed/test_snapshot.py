@@ -168,6 +168,35 @@ def test_a_segment_that_a_snapshot_has_as_well_is_not_written_to(
     assert readable(other) == held
 
 
+@pytest.mark.parametrize("hurt_one", ["log", "copy"])
+def test_a_segment_that_a_snapshot_has_as_well_is_not_cut(tmp_path: Path, hurt_one: str) -> None:
+    """Where all is lost that vouched for it, damage looks like a write that was cut short."""
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    with segstore.open(path, compression=None, background=False, batch_size=4096) as log:
+        log.append_many(LARGE)
+        log.roll()
+        log.maintain()
+        log.snapshot(copy)
+    hurt(path, FIRST, end_of(path) // 2)
+    hurt_path, other = (path, copy) if hurt_one == "log" else (copy, path)
+    held = readable(other)
+    for name in os.listdir(hurt_path):
+        if name.endswith(".index") or name in ("tail", f"{600:020d}.log"):
+            os.unlink(os.path.join(hurt_path, name))
+    with segstore.open(hurt_path, background=False) as log:
+        (cut,) = log.recovery.cut
+        assert log.append(b"next") == len(log) - 1 == cut_at(held)
+    assert readable(hurt_path) == [*held[: cut_at(held)], (cut_at(held), b"next")]
+    assert readable(other) == held
+    assert cut.set_aside is not None
+    assert cut.position + os.path.getsize(cut.set_aside) == end_of(other)
+
+
+def cut_at(held: list[tuple[int, bytes]]) -> int:
+    """The first offset that is not there."""
+    return next(place for place, (offset, _) in enumerate(held) if offset != place)
+
+
 def test_what_an_interrupted_attempt_left_is_removed(tmp_path: Path) -> None:
     path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
     with segstore.open(path, compression=None, background=False) as log:
