@@ -56,5 +56,14 @@ def new_recursive_mutex() -> Mutex:
     return _guarded(threading.RLock())
 
 
+def take_at_once(lock: Mutex) -> bool:
+    """Take a lock unless another thread has it; for threads in which no signal handler runs.
+
+    Its `__exit__` lets go of it.
+    """
+    acquire = lock._acquire if isinstance(lock, GuardedLock) else lock.acquire  # type: ignore[attr-defined]
+    return bool(acquire(blocking=False))
+
+
 def _guarded(lock: threading.Lock | threading.RLock) -> Mutex:
     return GuardedLock(lock) if _NEEDS_GUARD else lock

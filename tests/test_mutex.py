@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from segstore.mutex import GuardedLock, new_mutex, new_recursive_mutex
+from segstore.mutex import GuardedLock, new_mutex, new_recursive_mutex, take_at_once
 from tests.log.test_interrupt import interrupted
 
 
@@ -118,4 +118,27 @@ def test_guarded_locks_exclude() -> None:
     with pytest.raises(KeyError), lock:
         raise KeyError
     assert inside == 0
+    assert is_free(lock)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lock_is_taken_at_once_or_not_at_all(kind: str) -> None:
+    lock = KINDS[kind]()
+    taken: list[bool] = []
+
+    def take() -> None:
+        taken.append(take_at_once(lock))
+        if taken[-1]:
+            lock.__exit__(None, None, None)
+
+    def in_a_thread() -> bool:
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+        return taken[-1]
+
+    assert take_at_once(lock)
+    assert not in_a_thread()
+    lock.__exit__(None, None, None)
+    assert in_a_thread()
     assert is_free(lock)

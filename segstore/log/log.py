@@ -42,7 +42,7 @@ from segstore.log.starting import start_writer, truncate
 from segstore.log.startoffset import HeldStart
 from segstore.log.view import FileView, LogView, WriterView
 from segstore.log.writer import LogWriter
-from segstore.mutex import new_recursive_mutex
+from segstore.mutex import new_recursive_mutex, take_at_once
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.doorbell import Doorbell
 from segstore.segment.state import NO_MAX
@@ -215,7 +215,7 @@ class Log(Handle):
             )
         self._reader = LogReader(view)
         if self._writer is not None and config.background:
-            self._maintenance = Maintenance(self.maintain, _interval(config), "segstore")
+            self._maintenance = Maintenance(self._maintain_beside, _interval(config), "segstore")
             self._writer.wake = self._maintenance.wake
             try:
                 self._maintenance.start()
@@ -357,12 +357,31 @@ class Log(Handle):
         Raises:
             StorageError, SyncFailedError, ReadOnlyError, LogClosedError: as for `append`.
         """
+        self._maintain(lambda step: step())
+
+    def _maintain_beside(self) -> None:
+        """The same, without waiting for a `compress` or a `snapshot` of another thread.
+
+        The next sync would be late by as long, and `close` could not be called from there, which
+        waits for this round. What has to wait is for a later one.
+        """
+        self._maintain(self._unless_kept)
+
+    def _unless_kept(self, step: Callable[[], Any]) -> Any:
+        if not take_at_once(self._housekeeping):
+            return None
+        try:
+            return step()
+        finally:
+            self._housekeeping.__exit__(None, None, None)
+
+    def _maintain(self, keep: Callable[[Callable[[], Any]], Any]) -> None:
         writer = self._appending()
         steps: list[Callable[[], Any]] = [writer.tick, writer.seal_rolled]
         if self._sweeper.has_work:
-            steps.append(self.sweep)
+            steps.append(lambda: keep(self.sweep))
         if self._config.compression is not None:
-            steps.append(self._compress_in_bites)
+            steps.append(lambda: self._compress_in_bites(keep))
         failure: StorageError | None = None
         for step in steps:
             # A full disk must not stop the retention that would free it.
@@ -881,18 +900,18 @@ class Log(Handle):
             return f"<segstore.Log {self.path!r}, closed>"
         return f"<segstore.Log {self.path!r}, {in_words(self.start_offset, self.end_offset)}>"
 
-    def _compress_in_bites(self) -> None:
+    def _compress_in_bites(self, keep: Callable[[Callable[[], Any]], Any]) -> None:
         """One segment at a time, so that no sync, seal or sweep is far behind its time.
 
         Under a fast writer there is always one more to compress, and the log would outgrow its
         retention meanwhile.
         """
         writer = self._appending()
-        while not self._is_closed and self._compress(limit=1):
+        while not self._is_closed and keep(lambda: self._compress(limit=1)):
             writer.tick()
             writer.seal_rolled()
             if self._sweeper.has_work:
-                self.sweep()
+                keep(self.sweep)
 
     def _compress(self, progress: Progress | None = None, limit: int | None = None) -> int:
         codec = self._config.compression or "lz4"

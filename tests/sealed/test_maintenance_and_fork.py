@@ -48,6 +48,37 @@ def test_sync_compression_and_retention_happen_by_themselves(path: str) -> None:
         assert log.stats().background_error is None
 
 
+def test_no_sync_waits_for_what_keeps_house_in_another_thread(path: str) -> None:
+    """A snapshot to a slow disk, for one."""
+    with segstore.open(path, sync_interval=0.02, retention_records=10) as log, log._housekeeping:
+        for offset in range(3):
+            assert log.append(b"x") == offset
+            assert until(lambda: log.durable_offset == len(log))
+        log.roll()
+        assert until(lambda: [s.state for s in log.segments()] == ["sealed", "active"])
+
+
+def test_a_log_can_be_closed_by_what_compress_calls(path: str) -> None:
+    log = segstore.open(path, sync_interval=0.02, compression=None, retention_records=1000)
+
+    def close(done: int, count: int) -> None:
+        for _ in range(2):  # a round that keeps house as well: the first, or at the latest the next
+            log.append(b"x")
+            assert until(lambda: log.durable_offset == log.end_offset)
+        log.close()
+
+    log.append_many(lines(100))
+    log.roll()
+    compressing = threading.Thread(target=log.compress, args=(close,), daemon=True)
+    compressing.start()
+    compressing.join(30)
+    assert not compressing.is_alive()
+    with pytest.raises(LogClosedError):
+        log.append(b"x")
+    with segstore.open(path, background=False) as log:
+        assert list(log.values()) == [*lines(100), b"x", b"x"]
+
+
 def test_an_idle_log_rolls_by_age(path: str) -> None:
     with segstore.open(path, segment_age=0.2, sync_interval=0.05) as log:
         log.append(b"x")
