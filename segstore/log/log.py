@@ -570,7 +570,7 @@ class Log(Handle):
 
             view = self._view()
             if self._writer is not None:
-                self._writer.sync_segments()
+                self._writer.check()
             return take_snapshot(view, path, self._log_id or b"", time.time_ns())
 
     def repair(self, *, dry_run: bool = False) -> RepairReport:

@@ -248,6 +248,21 @@ def test_what_was_rolled_waits_for_its_seal_until_there_is_room() -> None:
         assert list(log.values()) == [*VALUES[500:], b"into the tail"]
 
 
+def test_a_log_on_a_full_disk_can_be_copied_to_another_one(tmp_path: Path) -> None:
+    disk = FaultyDisk(MemoryDisk())
+    log = Log(disk, "a", CONFIG)
+    log.append_many(VALUES[:990])
+    for value in VALUES[990:]:
+        log.append(value)
+    disk.faults = FULL
+    with pytest.raises(StorageError, match="free some space"):
+        log.sync()
+    assert log.snapshot(tmp_path / "copy").end_offset == len(VALUES)
+    with segstore.open(tmp_path / "copy", background=False) as copy:
+        assert list(copy.values()) == VALUES
+        assert copy.recovery.lost == copy.recovery.cut == ()
+
+
 @pytest.mark.parametrize("keys", [False, True])
 def test_compression_begins_again_only_with_more_room_than_was_too_little(keys: bool) -> None:
     """A disk of a size: each round in the background would write all that fits, for nothing."""
