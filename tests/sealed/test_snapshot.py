@@ -79,11 +79,15 @@ def test_a_tail_that_has_what_is_damaged_mends_the_copy(tmp_path: Path) -> None:
     assert readable(copy) == [(number, b"%d" % number) for number in range(100)]
 
 
-def test_damage_behind_which_the_tail_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_damage_behind_which_the_tail_goes_on(tmp_path: Path, is_cut: bool) -> None:
     path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
     with segstore.open(path, compression=None, background=False) as log:
         log.append_many(LARGE)
-        hurt(path, FIRST, end_of(path) - 9000)
+        if is_cut:
+            os.truncate(os.path.join(path, FIRST), end_of(path) - 9003)
+        else:
+            hurt(path, FIRST, end_of(path) - 9000)
         for number in range(5):
             log.append(b"%d" % number)
         assert log.snapshot(copy).end_offset == 605
@@ -414,6 +418,27 @@ def test_a_batch_that_a_roll_cuts_in_two_is_in_the_copy_whole_or_not_at_all(
     assert len(readable(report.path)) == report.end_offset
     with segstore.open(report.path, background=False) as copy:
         assert copy.recovery.lost == ()
+
+
+@pytest.mark.parametrize("is_linked", [True, False])
+def test_what_is_linked_and_what_is_copied_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_linked: bool
+) -> None:
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    rolled(path, 2)
+    if not is_linked:
+        monkeypatch.setattr(OsDisk, "link", lambda *_: False)
+    with segstore.open(path, compression=None, background=False) as log:
+        log.append_many(LARGE[:10])
+        log.append(b"staged")
+        report = log.snapshot(copy)
+    sealed = [f"{base:020d}{ending}" for base in (0, 600) for ending in (".log", ".index")]
+    active = f"{1200:020d}.log"
+    assert sorted(os.listdir(copy)) == sorted([*sealed, active, "lock", "start", "tail"])
+    assert report.linked_count == (4 if is_linked else 0)
+    copied = [active] if is_linked else [active, *sealed]
+    assert report.copied_bytes == sum(end_of(copy, name) for name in copied)
+    assert (report.start_offset, report.end_offset) == (0, 1211)
 
 
 @pytest.mark.parametrize("empty", ["", b""])
