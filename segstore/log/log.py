@@ -896,9 +896,11 @@ class Log(Handle):
         self.close()
 
     def __repr__(self) -> str:
-        if self._is_closed:
-            return f"<segstore.Log {self.path!r}, closed>"
-        return f"<segstore.Log {self.path!r}, {in_words(self.start_offset, self.end_offset)}>"
+        try:
+            held = in_words(self.start_offset, self.end_offset)
+        except SegstoreError as error:  # closed, for one
+            held = str(error)
+        return f"<segstore.Log {self.path!r}, {held}>"
 
     def _compress_in_bites(self, keep: Callable[[Callable[[], Any]], Any]) -> None:
         """One segment at a time, so that no sync, seal or sweep is far behind its time.

@@ -174,6 +174,7 @@ def test_a_forked_child_can_change_nothing_and_the_parent_goes_on(path: str) -> 
         for call in calls:
             with pytest.raises(LogClosedError):
                 call()
+        assert "belongs to the parent" in repr(log)
         log.close()
 
     # While another thread of the parent is in the middle of an append and a sync.
