@@ -441,6 +441,37 @@ def test_what_is_linked_and_what_is_copied_is_counted(
     assert (report.start_offset, report.end_offset) == (0, 1211)
 
 
+@pytest.mark.parametrize("ending", [".log", ".index"])
+def test_a_segment_that_is_swapped_under_the_copy_is_in_it(tmp_path: Path, ending: str) -> None:
+    path, copy = str(tmp_path / "log"), str(tmp_path / "copy")
+    disk = rolled(path, 2)
+
+    def swap(kind: str, name: str) -> None:
+        if kind == "link" and name == f"{600:020d}{ending}":
+            disk.before = None
+            assert log.compress() == 2
+
+    with (
+        segstore.open(path, compression=None, background=False) as log,
+        Log(disk, "r", LogConfig.of({}, environment={})) as reader,
+    ):
+        disk.before = swap
+        report = reader.snapshot(copy)
+    assert disk.before is None
+    assert report.end_offset == 2 * len(LARGE)
+    assert [value for _, value in readable(copy)] == LARGE * 2
+
+
+def test_a_writer_whose_segment_is_gone_copies_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    rolled(path, 3)
+    with segstore.open(path, background=False) as log:
+        os.unlink(f"{path}/{600:020d}.log")
+        with pytest.raises(segstore.StorageError, match="lacks a file"):
+            log.snapshot(tmp_path / "copy")
+    assert os.listdir(tmp_path) == ["log"]
+
+
 @pytest.mark.parametrize("empty", ["", b""])
 def test_an_empty_path_is_refused_as_such(path: str, empty: Any) -> None:
     with segstore.open(path) as log, pytest.raises(ConfigError, match="path of the snapshot"):
