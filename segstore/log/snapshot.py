@@ -86,15 +86,14 @@ def take_snapshot(view: LogView, path: str, log_id: bytes, created: int) -> Snap
         _check_free(path)  # once more: the directory at hand may be one that has got its name
         if not _is_at(building, lock):  # and another one since, or lost its lock in a clean-up
             raise StorageError(errno.EBUSY, f"another snapshot to {path} has just ended; try again")
-        try:
-            report = _build(view, target, path, log_id, created)
-            publish_directory(building, path)
-        except BaseException:
-            if _is_at(building, lock):  # else it has got its name
-                _empty(target)
-                target.unlink(LOCK)
-                remove_directory(building)
-            raise
+        report = _build(view, target, path, log_id, created)
+        publish_directory(building, path)
+    except BaseException:
+        if _is_at(building, lock):  # else it has got its name
+            _empty(target)
+            target.unlink(LOCK)
+            remove_directory(building)
+        raise
     finally:
         leave_lock(lock)
         target.close()

@@ -344,12 +344,26 @@ def test_a_snapshot_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         assert reader.snapshot(copy).end_offset == 2 * len(LARGE)
 
 
-def test_a_snapshot_whose_name_was_taken_meanwhile_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["lock", "link"])
+def test_a_snapshot_whose_name_was_taken_meanwhile_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     path, copy = str(tmp_path / "log"), tmp_path / "copy"
     disk = rolled(path, 2)
-    disk.before = lambda kind, name: copy.write_bytes(b"mine") if kind == "link" else None
+
+    def take(kind: str, name: str) -> None:
+        if kind == when:
+            copy.write_bytes(b"mine")
+
+    def take_late(target: OsDisk) -> Any:
+        take("lock", "")
+        return take_lock(target)
+
+    take_lock = snapshot_module.take_lock
+    monkeypatch.setattr(snapshot_module, "take_lock", take_late)
     with Log(disk, "r", LogConfig.of({}, environment={})) as reader:
-        with pytest.raises(segstore.StorageError, match="snapshot failed"):
+        disk.before = take
+        with pytest.raises(segstore.StorageError, match=r"snapshot failed|exists"):
             reader.snapshot(copy)
     assert copy.read_bytes() == b"mine"
     assert sorted(os.listdir(tmp_path)) == ["copy", "log"]
