@@ -17,6 +17,10 @@ from segstore.segment.rewrite import remove_files
 Progress = Callable[[int, int], None]
 
 
+def _nothing() -> None:
+    """What comes between two chunks where there is nothing else to do."""
+
+
 class Compressor:
     """Swaps sealed plain segments for compressed ones; one pass at a time.
 
@@ -56,7 +60,13 @@ class Compressor:
         self.refused.clear()
         self._room_bytes.clear()
 
-    def run(self, codec: Codec, progress: Progress | None = None, limit: int | None = None) -> int:
+    def run(
+        self,
+        codec: Codec,
+        progress: Progress | None = None,
+        limit: int | None = None,
+        between_chunks: Callable[[], None] = _nothing,
+    ) -> int:
         """Compress what waits, at most `limit` segments; how many were.
 
         `progress` is called with the number done and the number in all. A segment that is damaged
@@ -70,7 +80,7 @@ class Compressor:
         failure: OSError | None = None
         for number, base_offset in enumerate(waiting, 1):
             try:
-                self._swap(base_offset, codec)
+                self._swap(base_offset, codec, between_chunks)
                 done += 1
             except (CorruptionError, FileNotFoundError):
                 self.refused.add(base_offset)
@@ -86,7 +96,7 @@ class Compressor:
             raise failure
         return done
 
-    def _swap(self, base_offset: int, codec: Codec) -> None:
+    def _swap(self, base_offset: int, codec: Codec, between_chunks: Callable[[], None]) -> None:
         catalog = self._manager.catalog
         segment = catalog.segments[catalog.find(base_offset)]
         assert segment.base_offset == base_offset
@@ -110,6 +120,7 @@ class Compressor:
                 codec,
                 self._batch_size_bytes,
                 self._room_bytes.get(base_offset, 0),
+                between_chunks,
             )
         except NoRoomError as error:
             self._room_bytes[base_offset] = error.room_bytes

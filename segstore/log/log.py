@@ -909,18 +909,30 @@ class Log(Handle):
         retention meanwhile.
         """
         writer = self._appending()
-        while not self._is_closed and keep(lambda: self._compress(limit=1)):
+        interval_s = _interval(self._config)
+        next_tick = time.monotonic() + interval_s
+
+        def tick_when_due() -> None:  # one segment may take longer than the sync can wait
+            nonlocal next_tick
+            if time.monotonic() >= next_tick:
+                with suppress(StorageError):  # the next round meets it again, and says so
+                    writer.tick()
+                next_tick = time.monotonic() + interval_s
+
+        while not self._is_closed and keep(
+            lambda: self._compress(limit=1, between_chunks=tick_when_due)
+        ):
             writer.tick()
             writer.seal_rolled()
             if self._sweeper.has_work:
                 keep(self.sweep)
 
-    def _compress(self, progress: Progress | None = None, limit: int | None = None) -> int:
+    def _compress(self, *arguments: Any, **options: Any) -> int:
         codec = self._config.compression or "lz4"
         with self._keeping_house("a segment can't be compressed") as writer:
             writer.check()
             try:
-                return self._compressor.run(codec, progress, limit)
+                return self._compressor.run(codec, *arguments, **options)
             finally:
                 self._reader.forget_removed()
 

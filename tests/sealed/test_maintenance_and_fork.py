@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import os
 import signal
@@ -11,12 +12,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import segstore
 from segstore import LogClosedError
+from segstore.log import log as log_module
 from segstore.log.view import FileView
+from segstore.segment import compress
 
 from .records import lines
 from .steps import StepDisk, open_on
@@ -305,6 +310,28 @@ def test_a_forked_child_looks_at_the_directory_while_a_thread_of_the_parent_does
         finally:
             done.set()
             thread.join()
+
+
+def test_the_sync_of_the_interval_waits_for_no_end_of_a_compression(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with segstore.open(path, background=False, segment_size="4MiB", batch_size=16384) as log:
+        log.append_many([os.urandom(1000) for _ in range(2000)])
+        log.roll()
+        real, were_durable = compress.encode_chunk, []
+
+        def encode_while_others_append(*arguments: Any) -> bytes:
+            were_durable.append(log.durable_offset == log.end_offset)
+            log.append(b"meanwhile")
+            return real(*arguments)
+
+        monkeypatch.setattr(compress, "encode_chunk", encode_while_others_append)
+        seconds = itertools.count(step=10)
+        clock = SimpleNamespace(monotonic=lambda: next(seconds), time_ns=time.time_ns)
+        monkeypatch.setattr(log_module, "time", clock)
+        log.maintain()
+        assert log.segments()[0].state == "compressed"
+        assert were_durable.count(True) > 100
 
 
 def test_retention_keeps_up_while_compression_has_more_to_do_all_the_time(
