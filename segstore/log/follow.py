@@ -15,6 +15,9 @@ from segstore.segment.doorbell import Doorbell
 
 OnLost = Literal["raise", "continue"]
 
+# A constant, as Ctrl-C comes behind a call, and where an old run ends none may.
+_NO_RUN: Iterator[Record] = iter(())
+
 
 class Follower(Handle, Iterator[Record]):
     """An endless iterator over a log; it ends when nothing came for `timeout_s`.
@@ -48,7 +51,7 @@ class Follower(Handle, Iterator[Record]):
         self._errors = errors
         self._on_lost = on_lost
         # The run of records that is being given, and where it ends.
-        self._run: Iterator[Record] = iter(())
+        self._run = _NO_RUN
         self._run_end = position
         self._epoch = reader.view.epoch()
 
@@ -60,8 +63,9 @@ class Follower(Handle, Iterator[Record]):
             try:
                 record = next(self._run, None)
             except BaseException as error:
-                self._run_end = self._position  # nothing behind it was skipped
-                if self._on_lost == "raise" or not isinstance(error, OffsetOutOfRangeError):
+                # Nothing behind it was skipped, but Ctrl-C may have come behind one more record.
+                self._run, self._run_end = _NO_RUN, self._position
+                if not isinstance(error, OffsetOutOfRangeError):
                     raise
                 record = None  # retention was faster, as the next run sees
             if record is not None:
@@ -69,8 +73,9 @@ class Follower(Handle, Iterator[Record]):
                 self._position = record.offset + 1
                 return record
             # What was skipped at the end of the run has no record that would say so.
-            self.lost_count += max(0, self._run_end - self._position)
-            self._position = max(self._position, self._run_end)
+            skipped_count = max(0, self._run_end - self._position)
+            self._position += skipped_count
+            self.lost_count += skipped_count
             if not self._bell.wait(self._has_more, self._timeout_s):
                 raise StopIteration
             self._start_run()
@@ -88,7 +93,7 @@ class Follower(Handle, Iterator[Record]):
     @position.setter
     def position(self, offset: SupportsIndex) -> None:
         self._position = self._run_end = self._reader.bounds(as_offset(offset), None).start
-        self._run = iter(())
+        self._run = _NO_RUN
 
     @property
     def is_caught_up(self) -> bool:
@@ -112,7 +117,7 @@ class Follower(Handle, Iterator[Record]):
             if self._on_lost == "raise":
                 raise OffsetOutOfRangeError(self._position, start, end)
             # Which may be above it again by now, and what it takes there is new, too.
-            self._position = min(self._position, end)
+            self._position = self._run_end = min(self._position, end)
         self._epoch = view.epoch()
         if self._position < start:
             end = view.end_offset()

@@ -27,6 +27,7 @@ from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.tail import Tail
 from segstore.testing.faulty import FaultyDisk
 from segstore.testing.memory import MemoryDisk
+from tests.log.test_interrupt import interrupted
 
 CONFIG = LogConfig.of(
     {"background": False, "segment_size": 4096, "batch_size": 1024, "compression": None},
@@ -205,6 +206,25 @@ def test_a_follower_that_is_moved_back_skips_nothing_that_comes_meanwhile(
     record = next(follower)
     assert looks[:2] == [True, True]
     assert (record.offset, record.value) == (600, NEW[0])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a destructor
+def test_an_interrupted_follower_that_is_moved_back_passes_nothing_over(
+    log: Log, reader: Log
+) -> None:
+    step = 0
+    was_interrupted = True
+    while was_interrupted:
+        follower = reader.follow("end", timeout=0, on_lost="continue")
+        log.truncate(589)
+        was_interrupted = interrupted(lambda follower=follower: list(follower), step)
+        assert list(follower) == []
+        log.append(NEW[590])
+        assert [record.value for record in follower] == NEW[590:591]
+        assert follower.lost_count == 0
+        log.append_many(OLD[591:])
+        step += 1
+    assert step > 20
 
 
 def test_a_reader_opened_while_a_truncation_is_pending_sees_what_follows(monkeypatch: Any) -> None:

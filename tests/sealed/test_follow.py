@@ -20,6 +20,7 @@ import segstore
 from segstore import Log, LogClosedError, OffsetOutOfRangeError
 from segstore.config import LogConfig
 from segstore.format.names import segment_file
+from tests.log.test_interrupt import interrupted
 
 from .records import lines, two_segments
 
@@ -317,3 +318,40 @@ def test_lost_records_are_counted_once_after_an_error(path: str, on_lost: Any) -
         skipping = log.follow("start", timeout=0, errors="skip")
         assert len(list(skipping)) == 90 - len(lost)
         assert skipping.lost_count == len(lost)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a destructor
+@pytest.mark.parametrize("moved_to", [None, 3])
+def test_an_interrupted_follower_passes_nothing_over(path: str, moved_to: int | None) -> None:
+    """Not even the record that it was about to give, and it counts once what it skipped."""
+    with segstore.open(path, background=False) as log:
+        for value in lines(10):
+            log.append(value)
+            log.sync()  # a frame of its own
+        name = next(Path(path).glob("*.log"))
+        data = name.read_bytes()
+        for offset in (6, 9):
+            data = data.replace(lines(10)[offset], b"x" * len(lines(10)[offset]))
+        name.write_bytes(data)
+        given: list[int] = []
+        follower = log.follow("start")
+
+        def go_on() -> None:
+            if moved_to is not None:
+                follower.position = moved_to
+            given.extend(record.offset for record in follower)
+
+        step = 0
+        was_interrupted = True
+        while was_interrupted:
+            follower = log.follow("start", timeout=0, errors="skip")
+            given[:] = [next(follower).offset for _ in range(5)]
+            was_interrupted = interrupted(go_on, step)
+            position = follower.position
+            assert position == moved_to or {*range(given[-1] + 1, position)} <= {6, 9}
+            assert [record.offset for record in follower] == [
+                offset for offset in range(position, 10) if offset not in (6, 9)
+            ]
+            assert (follower.position, follower.lost_count) == (10, 2)
+            step += 1
+        assert step > 20
