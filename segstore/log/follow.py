@@ -10,6 +10,7 @@ from segstore.errors import ConfigError, OffsetOutOfRangeError
 from segstore.format.batch import Record
 from segstore.format.buffers import as_offset
 from segstore.log.arguments import checked_timeout
+from segstore.log.consumer import Start, resolve_start
 from segstore.log.reading import LogReader, OnDamage, check_errors
 from segstore.segment.doorbell import Doorbell
 
@@ -35,7 +36,7 @@ class Follower(Handle, Iterator[Record]):
         self,
         reader: LogReader,
         bell: Doorbell,
-        position: int,
+        start: Start,
         timeout_s: float | None,
         errors: OnDamage,
         on_lost: OnLost,
@@ -43,17 +44,18 @@ class Follower(Handle, Iterator[Record]):
         check_errors(errors)
         if on_lost not in ("raise", "continue"):
             raise ConfigError(f"on_lost is 'raise' or 'continue', not {on_lost!r}")
-        self._position = position
         self.lost_count = 0
         self._reader = reader
         self._bell = bell
         self._timeout_s = checked_timeout(timeout_s)
         self._errors = errors
         self._on_lost = on_lost
+        # Before the position, so that a truncation between the two is seen.
+        self._epoch = reader.view.epoch()
+        self._position = resolve_start(reader, start)
         # The run of records that is being given, and where it ends.
         self._run = _NO_RUN
-        self._run_end = position
-        self._epoch = reader.view.epoch()
+        self._run_end = self._position
 
     def __repr__(self) -> str:
         return f"<segstore.Follower at {self._position}>"
@@ -111,6 +113,7 @@ class Follower(Handle, Iterator[Record]):
 
     def _start_run(self) -> None:
         view = self._reader.view
+        epoch = view.epoch()  # first, as there
         start = view.start_offset()
         if self._is_ahead():
             end = view.end_offset()
@@ -118,7 +121,7 @@ class Follower(Handle, Iterator[Record]):
                 raise OffsetOutOfRangeError(self._position, start, end)
             # Which may be above it again by now, and what it takes there is new, too.
             self._position = self._run_end = min(self._position, end)
-        self._epoch = view.epoch()
+        self._epoch = epoch
         if self._position < start:
             end = view.end_offset()
             if self._on_lost == "raise":

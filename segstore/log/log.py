@@ -628,12 +628,9 @@ class Log(Handle):
             LogClosedError: the log was closed.
         """
         with storage_errors(f"{self.path} can't be followed"):
-            from segstore.log.consumer import resolve_start
             from segstore.log.follow import Follower
 
-        reader = self._reading()
-        position = resolve_start(reader, start)
-        return Follower(reader, self._bell, position, timeout, errors, on_lost)
+        return Follower(self._reading(), self._bell, start, timeout, errors, on_lost)
 
     def consumer(self, name: str, start: Start = "start") -> Consumer:
         """The consumer of that name: a position in the log that survives its program.

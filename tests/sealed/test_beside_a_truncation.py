@@ -69,6 +69,21 @@ def once(
     monkeypatch.setattr(owner, name, call)
 
 
+def after(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, step: Callable[[], object]
+) -> None:
+    """Have `step` done once, behind the first call of a function."""
+    real = getattr(owner, name)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(owner, name, real)
+        found = real(*arguments, **options)
+        step()
+        return found
+
+    monkeypatch.setattr(owner, name, call)
+
+
 def cut_back(log: Log) -> None:
     log.truncate(299)
     log.append_many(NEW[300:500])
@@ -206,6 +221,24 @@ def test_a_follower_that_is_moved_back_skips_nothing_that_comes_meanwhile(
     record = next(follower)
     assert looks[:2] == [True, True]
     assert (record.offset, record.value) == (600, NEW[0])
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+@pytest.mark.parametrize("looker", ["resolve_start", "_is_ahead"])
+def test_a_follower_beside_a_truncation_knows_that_it_is_ahead(
+    log: Log, reader: Log, mode: str, looker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the log is cut behind its look where to begin, or at whether it was cut."""
+    source = log if mode == "a" else reader
+    if looker == "resolve_start":
+        after(monkeypatch, type(source._reader.view), "end_offset", lambda: log.truncate(299))
+    follower = source.follow("end", timeout=0.05, on_lost="continue")
+    if looker == "_is_ahead":
+        log.append(b"old")
+        after(monkeypatch, Follower, "_is_ahead", lambda: log.truncate(299))
+    assert list(follower) == []
+    log.append_many(NEW[300:400])
+    assert [record.value for record in follower] == NEW[300:400]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a destructor
