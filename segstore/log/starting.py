@@ -112,6 +112,7 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
         writer.park_tail()
     elif tail is not None:
         tail.uncache()
+    published = None if tail is None else tail.end.read()
     writer.take_over(found.from_tail, 0 if found.reader is None else found.reader.end_position)
     if end_offset < min(found.plan.vouch, writer.written_end):
         writer.sync_segments()  # they were promised there, and are again
@@ -129,6 +130,9 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
     if tail is not None:
         # A crash may have come between the last write and this; readers go by it.
         tail.end.advance(writer.written_end)
+        if published != end_offset:
+            # Readers since then don't believe it, and would not where it is the same again.
+            tail.begin_epoch()
     # Also where nothing was cut: what no sync had covered may just not be there.
     with HeldStart(disk) as held, held:
         hold_back(disk, writer.end_offset, created)

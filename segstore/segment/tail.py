@@ -220,8 +220,12 @@ class Tail:
         self.view[FRAMES_POSITION:] = bytes(size)
         for register in self._offsets:
             register.set(min(end_offset, register.read() or 0))
-        self.epoch.advance((self.epoch.read() or 0) + 1)
+        self.begin_epoch()
         self.sync()
+
+    def begin_epoch(self) -> None:
+        """Have readers, here and in other processes, rely on nothing that they know so far."""
+        self.epoch.advance((self.epoch.read() or 0) + 1)
 
     def uncache(self) -> None:
         """Have the cache forget it, of which nothing is needed: the segments have it durably.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from segstore.config import LogConfig
@@ -11,6 +13,7 @@ from segstore.format.scanner import Frame
 from segstore.log.log import Log
 from segstore.segment.reader import SegmentReader
 from segstore.segment.tail import Tail
+from segstore.testing.faulty import FaultyDisk
 from segstore.testing.memory import MemoryDisk
 
 CONFIG = LogConfig.of(
@@ -128,3 +131,36 @@ def test_damage_from_before_the_tails_first_record_to_behind_it():
     tail.close()
     assert reported(left) == [range(14, 15)] * 2
     check(left, 25, range(14, 15))
+
+
+@pytest.mark.parametrize("is_synced", [False, True])
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_reader_of_before_has_what_the_next_writer_took_from_the_tail(is_synced, is_full):
+    """Also once that is stored over, though the segments end where they were said to before."""
+    disk, log = begun()
+    name = segment_file(10, ".log")
+    segment = disk.contents()[name]
+    for _ in range(10):
+        log.append(sent(log.end_offset), durability="written")
+    if is_synced:
+        log.sync()
+    log._writer.drain()
+    left = MemoryDisk.of({**disk.contents(), name: segment})
+    disk = FaultyDisk(left)
+    with Log(left, "r", CONFIG) as reader, reader.consumer("one") as consumer:
+        assert reader.end_offset == 20
+        disk.before = fill if is_full else None
+        log = Log(disk, "a", CONFIG)
+        disk.before = None
+        log.sync()
+        assert reader.end_offset == 20
+        log.append(sent(20), durability="written")
+        assert reader.end_offset == 21
+        assert [record.offset for record in reader] == list(range(21))
+        assert reader[15].value == sent(15)
+        assert [record.offset for record in consumer.poll()] == list(range(21))
+
+
+def fill(kind: str, name: str) -> None:
+    if kind == "write" and name.endswith(".log"):
+        raise OSError(errno.ENOSPC, "No space left on device")
