@@ -253,10 +253,12 @@ class Consumer(Handle):
         return self._position
 
     def close(self) -> None:
-        """Let go of the name, without a commit; a second call does nothing."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._file.close()
+        """Let go of the name, without a commit; a second call does nothing.
+
+        After Ctrl-C in the middle, call it again.
+        """
+        self._is_closed = True
+        self._file.close()
 
     def __enter__(self) -> Self:
         self._check_not_closed()

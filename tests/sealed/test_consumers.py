@@ -569,6 +569,18 @@ def test_a_commit_of_the_last_one_takes_an_interrupted_one_back(log: Log) -> Non
     assert step > 20
 
 
+def test_a_name_is_let_go_of_by_a_close_once_more_after_an_interrupted_one(log: Log) -> None:
+    step = 0
+    was_interrupted = True
+    while was_interrupted:
+        consumer = log.consumer("one")
+        was_interrupted = interrupted(consumer.close, step)
+        consumer.close()
+        log.consumer("one").close()
+        step += 1
+    assert step > 2
+
+
 @pytest.mark.parametrize(
     ("error", "seen"),
     [(OSError(errno.EIO, "once"), segstore.StorageError), (KeyboardInterrupt(), KeyboardInterrupt)],
