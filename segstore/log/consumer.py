@@ -311,8 +311,12 @@ class Consumer(Handle):
         """Where it was moved back, know of it; whoever calls is in `HeldStart`."""
         self._check_open()
         if self._is_doubtful:
-            self._file.reload()
+            self._reload()
             self._is_doubtful = False
+
+    def _reload(self) -> None:
+        with storage_errors(f"consumer {self.name!r} can't be read"):
+            self._file.reload()
 
     def _move(self, value: int, lost_count: int) -> None:
         with storage_errors(f"consumer {self.name!r} can't store offset {value}"):
@@ -342,7 +346,7 @@ class Consumer(Handle):
         view = self._reader.view
         epoch = view.epoch()
         if epoch != self._epoch:  # offsets are given out again, or there was no tail before
-            self._file.reload()
+            self._reload()
             committed = self._position if self._epoch == b"" else self.committed
             self._position = min(self._position, committed, view.end_offset())
             self._epoch = epoch

@@ -581,6 +581,27 @@ def test_a_name_is_let_go_of_by_a_close_once_more_after_an_interrupted_one(log: 
     assert step > 2
 
 
+@pytest.mark.parametrize("call", [Consumer.poll, Consumer.commit, iter, lambda one: one.seek(0)])
+def test_a_consumer_that_was_moved_back_and_cannot_be_read_is_a_storage_error(call: Any) -> None:
+    disk = FaultyDisk(MemoryDisk())
+    with Log(disk, "a", BARE) as log, log.consumer("one") as consumer:
+        log.append_many(lines(50))
+        consumer.poll(40)
+        consumer.commit()
+        log.truncate(29)
+        disk.before = fail_to_read
+        with pytest.raises(StorageError, match="consumer 'one'") as caught:
+            call(consumer)
+        assert caught.value.errno == errno.EIO
+        disk.before = None
+        assert (consumer.poll(), consumer.position, consumer.committed) == ([], 30, 30)
+
+
+def fail_to_read(kind: str, name: str) -> None:
+    if kind == "read" and name == "one.consumer":
+        raise OSError(errno.EIO, "Input/output error")
+
+
 @pytest.mark.parametrize(
     ("error", "seen"),
     [(OSError(errno.EIO, "once"), segstore.StorageError), (KeyboardInterrupt(), KeyboardInterrupt)],
