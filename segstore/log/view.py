@@ -344,7 +344,7 @@ class FileView:
         for attempt in range(1, FIND_COUNT_MAX + 1):
             tail = Tail.open(self.disk, write=False)
             epoch = b"" if tail is None else tail.epoch.token()
-            self._known_epoch = None if self.disk.size_of(TRUNCATE) is not None else epoch
+            known_epoch = None if self.disk.size_of(TRUNCATE) is not None else epoch
             published = None if tail is None else tail.end.read()
             try:
                 found = find(
@@ -372,20 +372,22 @@ class FileView:
             elif not is_moved:
                 break
         self.found: Found = found
-        self.log_tag: int | None = None if found.log_id is None else log_tag(found.log_id)
-        self._tail = found.tail
         self._start = None
         self._found_end = found.plan.next_offset
         self._lost_end = found.plan.tail_lost.stop
         self._loaded_epoch = epoch
+        self._loaded_end = published
         is_wrong = published != self._found_end and not is_writing
         self._distrusted_end = published if is_wrong else None
         # What the next writer will set aside must not be read meanwhile.
         unkept = found.run[found.plan.keep :]
         self._unkept = {segment.base_offset for segment in unkept}
-        self._loaded_end = published
-        self._catalog = self._reached(found.catalog)
         self.tail: TailReader | None = found.reader
+        self.log_tag: int | None = None if found.log_id is None else log_tag(found.log_id)
+        # Behind the rest: without it all is looked for again, as after Ctrl-C in the middle.
+        self._tail = found.tail
+        self._catalog = self._reached(found.catalog)
+        self._known_epoch = known_epoch
 
     def _reached(self, catalog: Catalog) -> Catalog:
         """Without segments that are being made, or that a power cut left and no writer keeps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -242,20 +243,22 @@ def test_a_follower_beside_a_truncation_knows_that_it_is_ahead(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a destructor
-def test_an_interrupted_follower_that_is_moved_back_passes_nothing_over(
-    log: Log, reader: Log
-) -> None:
+def test_an_interrupted_follower_that_is_moved_back_passes_nothing_over() -> None:
+    disk = MemoryDisk()
+    log = Log(disk, "a", CONFIG)
+    log.append_many(OLD[:10])
+    reader = Log(disk, "r", CONFIG)
     step = 0
     was_interrupted = True
     while was_interrupted:
         follower = reader.follow("end", timeout=0, on_lost="continue")
-        log.truncate(589)
+        log.truncate(7)
         was_interrupted = interrupted(lambda follower=follower: list(follower), step)
         assert list(follower) == []
-        log.append(NEW[590])
-        assert [record.value for record in follower] == NEW[590:591]
+        log.append(NEW[8])
+        assert [record.value for record in follower] == NEW[8:9]
         assert follower.lost_count == 0
-        log.append_many(OLD[591:])
+        log.append(OLD[9])
         step += 1
     assert step > 20
 
@@ -284,6 +287,39 @@ def test_a_reader_opened_while_a_truncation_is_pending_sees_what_follows(monkeyp
             assert reader.durable_offset == log.durable_offset
             following = consumer.poll(100)
             assert [record.offset for record in first + following] == list(range(200))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a destructor
+def test_a_reader_that_is_interrupted_as_it_finds_the_tail_has_it_with_the_next_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = MemoryDisk()
+    with Log(disk, "a", CONFIG) as log:
+        log.append_many(OLD[:20])
+    begin_truncation(disk, log._log_id or b"", 0, 10)
+    readers = [Log(disk, "r", CONFIG) for _ in range(400)]
+    for name in ("find", "list_segments"):  # which know nothing of the view, and have many steps
+        monkeypatch.setattr(view_module, name, uninterrupted(getattr(view_module, name)))
+    with Log(disk, "a", CONFIG) as log:
+        log.append_many(NEW[10:12])
+        for step, reader in enumerate(readers):
+            if not interrupted(lambda reader=reader: reader.end_offset, step):
+                break
+            assert (reader.end_offset, reader[11].value) == (12, NEW[11])
+            assert list(reader.values()) == OLD[:10] + NEW[10:12]
+    assert 20 < step < len(readers) - 1
+
+
+def uninterrupted(real: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        profile = sys.getprofile()
+        sys.setprofile(None)
+        try:
+            return real(*arguments, **options)
+        finally:
+            sys.setprofile(profile)
+
+    return call
 
 
 def test_a_reader_opened_just_when_a_truncation_comes_finds_no_loss(
