@@ -10,6 +10,7 @@ from contextlib import suppress
 from segstore.disk import Disk, File, LockHeldError
 from segstore.errors import LogLockedError
 from segstore.format.names import LOCK
+from segstore.segment.indexfile import unreadable_as_missing
 
 LOCK_MAGIC = b"process "
 # Longer than any look of `is_writer_there`, also of a reader that has to wait for the processor.
@@ -75,17 +76,19 @@ def is_writer_there(disk: Disk) -> bool:
     A writer that opens the log at this very moment waits until the look is over.
 
     Where that can't be told there is none.
+
+    Raises:
+        OSError: there were not enough descriptors, or not enough memory, to look.
     """
-    try:
-        file = disk.open(LOCK)
+    with unreadable_as_missing():
         try:
-            file.lock(shared=True)
-        finally:
-            file.close()
-    except LockHeldError:
-        return True
-    except OSError:
-        pass
+            file = disk.open(LOCK)
+            try:
+                file.lock(shared=True)
+            finally:
+                file.close()
+        except LockHeldError:
+            return True
     return False
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from segstore.config import LogConfig
 from segstore.errors import StorageError
+from segstore.format.names import LOCK
 from segstore.log.log import Log
 from segstore.testing.faulty import Fault, FaultyDisk
 from segstore.testing.memory import MemoryDisk
@@ -29,6 +30,8 @@ def test_what_a_write_has_not_acknowledged_is_not_there_for_a_new_reader() -> No
 
     def look(kind: str, name: str) -> None:
         if kind == "truncate" and name.endswith(".log"):  # the write's undoing
+            with pytest.raises(OSError, match="descriptors"):
+                Log(FaultyDisk(disk, before=short_of_descriptors), "r", CONFIG)
             reader = Log(disk, "r", CONFIG)
             readers.append(reader)
             assert reader.end_offset == len(FIRST)
@@ -48,3 +51,9 @@ def test_what_a_write_has_not_acknowledged_is_not_there_for_a_new_reader() -> No
         assert list(reader.values()) == FIRST + later
         assert [record.value for record in consumer.poll()] == later
     log.close()
+
+
+def short_of_descriptors(kind: str, name: str) -> None:
+    """At the look whether there is a writer, without which the write can't be told from others."""
+    if (kind, name) == ("open", LOCK):
+        raise OSError(errno.EMFILE, "not enough descriptors")
