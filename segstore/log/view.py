@@ -230,6 +230,8 @@ class FileView:
                 current = None if checkpoint is None else checkpoint.current
             else:
                 current = checkpoint.reload()
+                if current is None:  # damaged by now, and the next writer makes another file
+                    self._start = None
         except OSError as error:
             raise storage_error(error, f"{self.disk.path} can't be read") from error
         return first if current is None else current.value

@@ -10,6 +10,7 @@ import segstore
 from segstore import CorruptionError, Log
 from segstore.config import LogConfig
 from segstore.disk import OsDisk
+from segstore.format.checkpoint import CHECKPOINT_BYTES
 from segstore.format.fileheader import (
     FILE_HEADER_BYTES,
     KIND_SEGMENT,
@@ -419,6 +420,20 @@ def test_a_log_without_its_start_offset_starts_with_its_first_segment(path):
             assert log.start_offset == 40
             assert log.recovery.lost == ()
             assert list(log.values()) == expected[40:]
+
+
+def test_a_reader_whose_start_offset_was_damaged_has_that_of_the_next_writer(path):
+    with segstore.open(path, **OPTIONS) as log:
+        log.append_many([b"x"] * 100)
+        log.trim(50)
+    with segstore.open(path, "r") as reader:
+        assert reader.start_offset == 50
+        with open(os.path.join(path, "start"), "r+b") as file:
+            file.write(bytes(CHECKPOINT_BYTES))
+        assert reader.start_offset == 0
+        with segstore.open(path, **OPTIONS) as log:
+            log.trim(70)
+            assert reader.start_offset == 70
 
 
 def test_of_a_damaged_frame_only_what_is_not_trimmed_is_lost(path):
