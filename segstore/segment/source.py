@@ -148,10 +148,10 @@ class Lz4Source:
 
     def read(self, size_bytes: int, position: int) -> bytes:
         """From as many chunks as it takes."""
+        if position >= self.size():
+            return b""
         table = self._table
         chunk = table.find(position)
-        if chunk < 0 or position >= self.size():
-            return b""
         start = position - table.raw_positions[chunk]
         data = self._decode(chunk)[start : start + size_bytes]
         if len(data) == size_bytes:
