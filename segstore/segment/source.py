@@ -300,8 +300,7 @@ class _MagicSearch:
             found = self._data.find(LZ4_MAGIC, at - self._start)
             if found >= 0:
                 return self._start + found
-            end = self._start + len(self._data)
             # Its last bytes may be the start of a magic, and are read again with the next ones.
-            at = end if end >= self._size else max(at + 1, end - len(LZ4_MAGIC) + 1)
+            at = max(at + 1, self._start + len(self._data) - len(LZ4_MAGIC) + 1)
             self._data = b""
         return self._size

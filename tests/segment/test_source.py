@@ -338,3 +338,37 @@ def test_a_scan_reads_no_more_at_first_than_may_do(path, first_bytes, expected):
     assert reads == [expected]
     assert [event.batch.base_offset for event in events] == list(range(1, 100))
     assert reads[1] == READ_BYTES if first_bytes else len(reads) == 2
+
+
+@pytest.mark.parametrize("behind", [0, 64, 4000])
+def test_a_scan_ends_where_it_is_told_to(path, behind):
+    frames = [frame(number) for number in range(3)]
+    disk = OsDisk(path, create=True)
+    make(disk, RAW_SUFFIX, bytes(64) + b"".join(frames))
+    source = RawSource(disk, 0)
+    end = 64 + len(frames[0])
+    events = list(scan(source, Scanner(TAG, 0, 64), end + behind))
+    assert events[0].batch.base_offset == 0
+    assert [(event.position, event.end_position) for event in events[1:]] == (
+        [(end, end + behind)] if behind else []
+    )
+
+
+@pytest.mark.parametrize("bad", range(4))
+@pytest.mark.parametrize("cut", [0, 8])
+def test_a_scan_says_why_a_chunk_is_lost_and_goes_on_behind_it(path, bad, cut):
+    raws = [RAWS[0], *RAWS[2:5]]
+    chunks = [CHUNKS[0], *CHUNKS[2:5]]
+    chunks[bad] = bytes(len(chunks[bad]))
+    raw_starts = [0, *accumulate(map(len, raws))]
+    table = ChunkTable(raw_starts, [0, *accumulate(map(len, chunks))])
+    source = chunked(path, b"".join(chunks), table)
+    end = raw_starts[-1] - (cut if bad == 3 else 0)
+    events = list(scan(source, Scanner(TAG, 0, 64), end))
+    good = [event.batch.base_offset for event in events if isinstance(event, Frame)]
+    assert good == [number for number in range(4) if number != bad]
+    (damage,) = (event for event in events if isinstance(event, Damage))
+    assert damage.reason.startswith("chunk at byte")
+    assert damage.position == max(64, raw_starts[bad])
+    assert damage.end_position == min(raw_starts[bad + 1], end)
+    assert (damage.offset, damage.end_offset) == (bad, None if bad == 3 else bad + 1)
