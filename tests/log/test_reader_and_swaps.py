@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+
+import pytest
+
 import segstore
 from segstore.config import LogConfig
 from segstore.disk import OsDisk
 from segstore.log.log import Log
+from segstore.log.view import FIND_COUNT_MAX
 from segstore.segment.catalog import Catalog
 from segstore.testing.faulty import FaultyDisk
+from segstore.testing.memory import MemoryDisk
 
 
 def test_a_listing_that_is_out_of_date_twice_in_a_row_loses_nothing(tmp_path, monkeypatch):
@@ -88,3 +94,26 @@ def test_a_truncation_to_where_the_log_ended_at_opening_is_seen(path):
             assert reader.end_offset == 300
             writer.truncate(99)
             assert reader.end_offset == 100
+
+
+@pytest.mark.parametrize("count", [1, FIND_COUNT_MAX - 1, FIND_COUNT_MAX])
+def test_a_reader_is_opened_though_files_go_from_under_its_looks(count):
+    memory = MemoryDisk()
+    with Log(memory, "a", LogConfig.of({"background": False}, environment={})) as log:
+        log.append_many([b"x"] * 10)
+        log.sync()
+        left = count
+
+        def take_away(kind, name):
+            nonlocal left
+            if kind == "open" and name.endswith(".log") and left:
+                left -= 1
+                raise FileNotFoundError(errno.ENOENT, "it was swapped since", name)
+
+        disk = FaultyDisk(memory, before=take_away)
+        if count == FIND_COUNT_MAX:
+            with pytest.raises(FileNotFoundError):
+                Log(disk, "r", LogConfig())
+        with Log(disk, "r", LogConfig()) as reader:
+            assert len(list(reader)) == reader.end_offset == 10
+            assert left == 0
