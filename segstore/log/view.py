@@ -346,7 +346,6 @@ class FileView:
         for attempt in range(1, FIND_COUNT_MAX + 1):
             tail = Tail.open(self.disk, write=False)
             epoch = b"" if tail is None else tail.epoch.token()
-            known_epoch = None if self.disk.size_of(TRUNCATE) is not None else epoch
             published = None if tail is None else tail.end.read()
             try:
                 found = find(
@@ -389,7 +388,8 @@ class FileView:
         # Behind the rest: without it all is looked for again, as after Ctrl-C in the middle.
         self._tail = found.tail
         self._catalog = self._reached(found.catalog)
-        self._known_epoch = known_epoch
+        # Where a truncation is pending there is no tail to have it of, and so no stamp is known.
+        self._known_epoch = epoch
 
     def _reached(self, catalog: Catalog) -> Catalog:
         """Without segments that are being made, or that a power cut left and no writer keeps."""
