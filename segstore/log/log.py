@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeAlias
 
@@ -141,7 +141,8 @@ class Log(Handle):
         self._config = config
         self._is_closed = False
         self._is_let_go = False
-        # Of compressing, sweeping, trimming and truncating: one of them at a time.
+        # Of compressing, sweeping, trimming and truncating: one of them at a time, and none while
+        # the log is being closed, whose files would go under its hands.
         self._housekeeping = new_recursive_mutex()
         self._lock_file: File | None = None
         self._writer: LogWriter | None = None
@@ -419,7 +420,8 @@ class Log(Handle):
             StorageError: a file can't be removed; it goes in the next pass.
             ReadOnlyError, LogClosedError: as for `append`.
         """
-        with self._keeping_house("retention stopped") as writer:
+        with self._housekeeping, storage_errors(f"{self.path}: retention stopped"):
+            writer = self._keeping_house()
             writer.check()
             # What is only staged is newer than anything in the active segment.
             is_staged = writer.written_end < writer.end_offset
@@ -444,7 +446,8 @@ class Log(Handle):
                 file can't be removed, and goes in the next pass of retention.
             ReadOnlyError, LogClosedError: as for `append`.
         """
-        with self._keeping_house("the log can't be trimmed") as writer:
+        with self._housekeeping, storage_errors(f"{self.path}: the log can't be trimmed"):
+            writer = self._keeping_house()
             before = self._reading().bounds(as_offset(before), None).start
             # The start must never be ahead of what survives a power cut.
             writer.sync_segments(before)
@@ -463,7 +466,8 @@ class Log(Handle):
             TypeError: it is not an int.
             StorageError, SyncFailedError, ReadOnlyError, LogClosedError: as for `append`.
         """
-        with self._keeping_house("the log can't be truncated") as writer:
+        with self._housekeeping, storage_errors(f"{self.path}: the log can't be truncated"):
+            writer = self._keeping_house()
             view = self._view()
             start, after = view.start_offset(), as_offset(after)
             end_offset = after + 1
@@ -471,14 +475,8 @@ class Log(Handle):
                 raise OffsetOutOfRangeError(after, start, view.end_offset())
             writer.sync_segments()
             writer.vouch()  # for the segment that is cut, which has no seal then
-            with HeldStart(self._disk) as held, held, writer.exclusively():
-                if writer.end_offset > end_offset:
-                    interval = self._config.index_interval
-                    try:
-                        truncate(self._disk, self._started, end_offset, time.time_ns(), interval)
-                    finally:
-                        # Behind the commit point nothing here is what the log is to become.
-                        self._reader.refusal = writer.failure
+            with HeldStart(self._disk) as held, held:
+                writer.exclusively(lambda: self._cut_back(end_offset))
             self._compressor.forget()
             self._bell.ring()
 
@@ -586,7 +584,8 @@ class Log(Handle):
             StorageError: a step failed; what could be read still can, and the next call goes on.
             SyncFailedError, ReadOnlyError, LogClosedError: as for `append`.
         """
-        with self._keeping_house("the log can't be repaired") as writer:
+        with self._housekeeping, storage_errors(f"{self.path}: the log can't be repaired"):
+            writer = self._keeping_house()
             from segstore.log.repair import repair
 
             writer.check()
@@ -926,7 +925,8 @@ class Log(Handle):
 
     def _compress(self, *arguments: Any, **options: Any) -> int:
         codec = self._config.compression or "lz4"
-        with self._keeping_house("a segment can't be compressed") as writer:
+        with self._housekeeping, storage_errors(f"{self.path}: a segment can't be compressed"):
+            writer = self._keeping_house()
             writer.check()
             try:
                 return self._compressor.run(codec, *arguments, **options)
@@ -943,13 +943,25 @@ class Log(Handle):
         finally:
             self._reader.forget_removed()
 
-    @contextmanager
-    def _keeping_house(self, what: str) -> Iterator[LogWriter]:
-        """One at a time, and not while the log is closed, whose files would go under its hands."""
-        with self._housekeeping, storage_errors(f"{self.path}: {what}"):
-            writer = self._appending()
-            writer.check_place()
-            yield writer
+    def _cut_back(self, end_offset: int) -> None:
+        writer = self._started.writer
+        if writer.end_offset <= end_offset:
+            return
+        interval = self._config.index_interval
+        try:
+            truncate(self._disk, self._started, end_offset, time.time_ns(), interval)
+        finally:
+            # Behind the commit point nothing here is what the log is to become.
+            self._reader.refusal = writer.failure
+
+    def _keeping_house(self) -> LogWriter:
+        """The writer, for whoever holds `_housekeeping`, which they do themselves.
+
+        Not in a generator: whoever keeps the error of an interrupt in one would keep the lock.
+        """
+        writer = self._appending()
+        writer.check_place()
+        return writer
 
     def _appending(self) -> LogWriter:
         if self._writer is None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, SupportsIndex
 
 from segstore.config import Durability
@@ -452,15 +452,15 @@ class LogWriter:
         if self._recovery_point() < self.end_offset:
             self.sync_segments()
 
-    @contextmanager
-    def exclusively(self) -> Iterator[None]:
-        """Nothing is appended, rolled, synced or sealed meanwhile.
+    def exclusively(self, work: Callable[[], object]) -> None:
+        """Have something done while nothing is appended, rolled, synced or sealed.
 
         Raises:
             SegstoreError: the log can't be written to any more.
         """
+        # Not in a generator: whoever keeps the error of an interrupt in one would keep the locks.
         with self._device_lock, self._append_lock, self._gate:
-            yield
+            work()
 
     def wait(self) -> None:
         """Wait until nobody is in `exclusively`."""

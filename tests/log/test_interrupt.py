@@ -22,9 +22,14 @@ OPTIONS: dict[str, Any] = {"background": False, "segment_size": 4096, "batch_siz
 
 
 def interrupted(
-    call: Callable[[], object], step: int, error: type[BaseException] = KeyboardInterrupt
+    call: Callable[[], object],
+    step: int,
+    error: type[BaseException] = KeyboardInterrupt,
+    kept: list[BaseException] | None = None,
 ) -> bool:
     """Whether the call has that many steps; Ctrl-C, or another error, comes at that one.
+
+    `kept` gets the error, with everything that the call had in hand.
 
     Python takes a signal where a function of Python begins and after one of C has returned, and
     there a profiler is called too, which so can raise what the signal would, at each such place in
@@ -50,8 +55,9 @@ def interrupted(
     sys.setprofile(interrupt)
     try:
         call()
-    except (error, segstore.StorageError):  # of an OSError it makes one of its own
-        pass
+    except (error, segstore.StorageError) as met:  # of an OSError it makes one of its own
+        if kept is not None:
+            kept.append(met)
     finally:
         sys.setprofile(None)
     return left < 0
@@ -133,6 +139,39 @@ def check_interrupt(path: Path, name: str, step: int, error: type[BaseException]
     return was_interrupted
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["sweep", "truncate"])
+def test_nobody_waits_for_who_was_interrupted_and_keeps_the_error(
+    tmp_path: Path, name: str
+) -> None:
+    """As ``with segstore.open(...)`` keeps it while it closes the log."""
+    call = CALLS.get(name, lambda log: log.sweep())
+
+    def open_log(place: object) -> segstore.Log:
+        log = segstore.open(tmp_path / f"{place}", **OPTIONS)
+        log.append_many([b"x"] * 10)
+        log.roll()
+        log.append(b"x")
+        return log
+
+    def use(log: segstore.Log) -> None:
+        for act in (lambda: log.append(b"y", durability="durable"), log.sweep, log.close):
+            with suppress(segstore.SegstoreError):
+                act()
+
+    with open_log("whole") as log:
+        count = count_steps(lambda: call(log))
+    for step in sorted({*range(min(220, count)), *range(max(0, count - 100), count)}):
+        log, kept = open_log(step), list[BaseException]()
+        interrupted(lambda log=log: call(log), step, kept=kept)
+        other = threading.Thread(target=use, args=(log,), daemon=True)
+        other.start()
+        other.join(20)
+        assert not other.is_alive(), step
+        log.close()
+
+
 def test_a_signal_while_the_log_waits(tmp_path: Path) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -183,19 +222,15 @@ def test_an_opening_that_is_interrupted_lets_go_of_the_log(
     options = {**OPTIONS, "background": background}
     segstore.open(path, **options).close()
     opened: list[segstore.Log] = []
-    held: list[BaseException] = []  # and with it, everything that the call had in hand
+    kept: list[BaseException] = []
 
     def open_log() -> None:
-        try:
-            opened[:] = [segstore.open(path, **options)]
-        except error as met:
-            held.append(met)
-            raise
+        opened[:] = [segstore.open(path, **options)]
 
     steps = count_steps(open_log)
     opened.pop().close()
     for step in sorted({*random.Random(7).sample(range(steps), 60), *range(steps - 200, steps)}):
-        interrupted(open_log, step, error)
+        interrupted(open_log, step, error, kept)
         if opened:  # by a step less than the first time
             opened.pop().close()
         segstore.open(path, **OPTIONS).close()
@@ -203,7 +238,7 @@ def test_an_opening_that_is_interrupted_lets_go_of_the_log(
             if thread.name == "segstore" and thread.is_alive():
                 thread.join(10)
                 assert not thread.is_alive()
-        held.clear()
+        kept.clear()
 
 
 def count_steps(call: Callable[[], object]) -> int:
