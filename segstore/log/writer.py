@@ -360,7 +360,10 @@ class LogWriter:
                         if self._durable_offset < target and not (with_tail and self._sync_tail()):
                             self._sync_drained(with_tail=with_tail)
             finally:
-                self._sync_turn.pass_on(self._durable_offset)
+                try:
+                    self._sync_turn.pass_on(self._durable_offset)
+                finally:  # an interrupt of the one leaves it to the other
+                    self._sync_turn.pass_on(self._durable_offset)
         return self._durable_offset
 
     def sync_segments(self, offset: int | None = None) -> None:

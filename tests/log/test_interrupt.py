@@ -141,7 +141,7 @@ def check_interrupt(path: Path, name: str, step: int, error: type[BaseException]
 
 @pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("name", ["sweep", "truncate"])
+@pytest.mark.parametrize("name", ["append durable", "sweep", "truncate"])
 def test_nobody_waits_for_who_was_interrupted_and_keeps_the_error(
     tmp_path: Path, name: str
 ) -> None:
