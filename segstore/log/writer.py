@@ -358,7 +358,7 @@ class LogWriter:
                 if has_turn:
                     with self._device_lock:
                         if self._durable_offset < target and not (with_tail and self._sync_tail()):
-                            self._sync_drained(with_tail=with_tail)
+                            self._sync_drained(with_index=False, with_tail=with_tail)
             finally:
                 try:
                     self._sync_turn.pass_on(self._durable_offset)
@@ -376,7 +376,7 @@ class LogWriter:
         if offset is not None and self.buffer.segments_durable_offset >= offset:
             return
         with self._device_lock:
-            self._sync_segments(with_index=True)
+            self._sync_drained(with_index=True)
 
     def roll(self) -> bool:
         """Start a new segment unless the active one is empty; True if it did.
@@ -450,10 +450,11 @@ class LogWriter:
         Raises:
             StorageError: a step failed.
         """
-        if self.manager.is_roll_due():
-            self.roll()
+        # First, as there may be no room for a new segment.
         if self._recovery_point() < self.end_offset:
             self.sync_segments()
+        if self.manager.is_roll_due():
+            self.roll()
 
     def exclusively(self, work: Callable[[], object]) -> None:
         """Have something done while nothing is appended, rolled, synced or sealed.
@@ -623,28 +624,30 @@ class LogWriter:
         if self._tail is not None:
             self._tail.end.advance(self.written_end)
 
-    def _sync_drained(self, *, with_tail: bool) -> None:
+    def _sync_drained(self, *, with_index: bool, with_tail: bool = False) -> None:
         """Drain and sync the segments; the device lock is held.
 
-        On a full disk what was staged is synced where it is: an append that raises must not have
-        its records in the log.
+        On a full disk, for one, what was staged is synced where it is: power may be lost before
+        there is room. With the tail that is enough, as an append that raises must not have its
+        records in the log.
         """
         try:
-            self._sync_segments(with_index=False)
-        except StorageError as error:
-            if not with_tail or self._failure is not None or error.errno not in FULL:
+            self._sync_segments(with_index=with_index)
+        except StorageError:
+            if self._failure is not None:
                 raise
-            self._sync_segments(with_index=False, drains=False)
-            if not self._sync_tail(even_full=True):
+            self._sync_segments(with_index=with_index, drains=False)
+            if not self._sync_tail(even_full=True) or not with_tail:
                 raise
 
     def _sync_tail(self, *, even_full: bool = False) -> bool:
         """Sync the tail instead, if that is enough and no frame is full; the device lock is held.
 
         The device has less to do than for a file that grows, as the tail is overwritten in place;
-        and the records still get to the segments in full frames.
+        and the records still get to the segments in full frames. `even_full` asks for no room, and
+        has it synced also where that is no promise.
         """
-        if self._tail is None or self._is_parked:
+        if self._tail is None or (self._is_parked and not even_full):
             return False
         buffer = self.buffer
         with self._append_lock, self._gate:
@@ -659,7 +662,9 @@ class LogWriter:
         except OSError as error:
             raise once_more(self._sync_failed(error)) from error
         with self._append_lock, self._gate:
-            if self._restart_count != restart_count:  # by an append that drained it: stored over
+            # An append has drained it, and stored over it; or after a failed sync of an earlier
+            # process the cache may hold pages of it marked clean that the device never got.
+            if self._restart_count != restart_count or self._is_parked:
                 return False
             # First: once it is known here, another thread may acknowledge a record on the strength
             # of it. And behind the gate, as an interrupt between the two would leave a promise of

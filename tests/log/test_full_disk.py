@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -91,6 +92,42 @@ def test_what_the_tail_holds_stays_there_until_there_is_room(keys: bool) -> None
         assert log.recovery.was_clean
         assert list(log.values()) == [*VALUES[600:], b"into the tail", *[b"there is room"] * 20]
         assert log.verify().is_intact
+
+
+@pytest.mark.parametrize("is_reopened", [False, True])
+@pytest.mark.parametrize("act", [Log.maintain, Log.close])
+def test_what_can_not_be_drained_is_synced_where_it_is(
+    act: Callable[[Log], None], is_reopened: bool
+) -> None:
+    """Else a power cut could take all that was appended since the disk was full."""
+    disk = killed_with_a_tail(keys=False) if is_reopened else MemoryDisk()
+    faulty = full(disk)
+    if is_reopened:
+        log = Log(faulty, "a", CONFIG)
+    else:
+        fill, faulty.before = faulty.before, None
+        log = Log(faulty, "a", CONFIG)
+        log.append_many(VALUES)
+        faulty.before = fill
+    log.append(b"into the tail")
+    with pytest.raises(StorageError, match=r"full disk|free some space"):
+        act(log)
+    for seed in range(20):
+        with Log(disk.unsynced().sample(Random(seed)), "a", CONFIG) as cut:
+            assert list(cut.values()) == [*VALUES, b"into the tail"]
+
+
+def test_where_there_is_no_room_for_a_segment_that_is_due_the_old_one_is_synced() -> None:
+    faulty = FaultyDisk(MemoryDisk())
+    log = Log(faulty, "a", CONFIG)
+    log.append_many(VALUES[:20])
+    faulty.faults = [Fault("create", 1, errno.ENOSPC, is_lasting=True)]
+    log._writer.manager.is_roll_due = lambda: True  # type: ignore[method-assign,union-attr]
+    for count in (21, 22):
+        log.append(b"x")
+        with pytest.raises(StorageError, match="a new segment can't be created"):
+            log.maintain()
+        assert log.durable_offset == count
 
 
 def test_a_doorbell_that_finds_no_room_leaves_nothing_behind() -> None:
