@@ -491,8 +491,9 @@ class LogWriter:
         """Drain, sync, and close every file, in whatever state the log is; a second call is fine.
 
         Raises:
-            StorageError: the last drain or sync failed. What was acknowledged is still in the
-                tail and the files, and opening the log again goes on from there.
+            StorageError: the last drain failed. What was acknowledged is still in the tail and the
+                files, and opening the log again goes on from there.
+            SyncFailedError: a sync failed now or earlier.
         """
         if self._is_foreign() or isinstance(self._failure, LogClosedError):
             return
@@ -510,7 +511,7 @@ class LogWriter:
             if self._tail is not None:
                 self._tail.sync()
         except StorageError as error:
-            if error.errno not in FULL:
+            if self._failure is not None or error.errno not in FULL:
                 raise
             raise StorageError(
                 error.errno,
@@ -518,7 +519,7 @@ class LogWriter:
                 "in its tail, and opening it again goes on from there",
             ) from error
         except OSError as error:
-            raise self._storage_error(error, "the tail can't be synced") from error
+            raise once_more(self._sync_failed(error)) from error
         finally:
             with self._device_lock, self._append_lock:
                 self.fail(LogClosedError("the log was closed; open it again to append"))

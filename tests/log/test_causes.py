@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from segstore import CorruptionError, Log, LogClosedError, StorageError
+from segstore import CorruptionError, Log, LogClosedError, StorageError, SyncFailedError
 from segstore.config import LogConfig
 from segstore.testing.faulty import Fault, FaultyDisk
 from segstore.testing.memory import MemoryDisk
@@ -65,9 +65,24 @@ def test_the_last_sync_of_a_close_is_of_the_tail() -> None:
     count = disk.counts["sync"]
     log.close()
     disk, log = failing("sync", disk.counts["sync"] - count)
-    with pytest.raises(StorageError, match="the tail can't be synced") as caught:
+    with pytest.raises(SyncFailedError, match="a sync failed") as caught:
         log.close()
     assert type(causes(caught.value)[-1]) is OSError
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("is_halfway", [False, True])
+def test_a_sync_that_failed_is_what_closing_says(number: int, is_halfway: bool) -> None:
+    """Also with the number of a full disk, on which nothing acknowledged would be in danger."""
+    disk, log = failing("sync")
+    disk.faults = [disk.faults[0]._replace(errno=number)]
+    if is_halfway:  # as an interrupt leaves it
+        log._writer._gate.is_entered = True  # type: ignore[union-attr]
+    else:
+        with pytest.raises(SyncFailedError):
+            log.append(b"x", durability="durable")
+    with pytest.raises(SyncFailedError, match="a sync failed"):
+        log.close()
 
 
 def test_damage_is_not_its_own_cause() -> None:
