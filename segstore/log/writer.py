@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, SupportsIndex
 
 from segstore.config import Durability
@@ -95,7 +96,8 @@ class LogWriter:
         self._device_lock = new_mutex()
         self._sync_turn = SyncTurn()
         self._append_lock = new_mutex()
-        self._failure: SegstoreError | None = None
+        # A plain OSError is of a sync that failed, and was interrupted before it could say so.
+        self._failure: SegstoreError | OSError | None = None
         self._is_halfway = False
         # Something was stored or written, and what is known here may not say so yet: until the
         # gate closes behind it, or it was undone.
@@ -145,7 +147,10 @@ class LogWriter:
     @property
     def failure(self) -> SegstoreError | None:
         """Why nothing can be written any more, or None."""
-        return self._failure
+        failure = self._failure
+        if failure is None or isinstance(failure, SegstoreError):
+            return failure
+        return self._sync_failure(failure)
 
     def check(self) -> None:
         """Refuse to go on once the log can't be written to any more.
@@ -434,10 +439,7 @@ class LogWriter:
             self._check_failure()
             self._sync_segments(with_index=False, drains=False)
             if self._tail is not None:
-                try:
-                    self._tail.sync()
-                except OSError as error:
-                    raise once_more(self._sync_failed(error)) from error
+                self._bring(self._tail.sync)
 
     def drop_rolled(self, start_offset: int) -> None:
         """Seal no segment any more that ends at the log start offset or below."""
@@ -505,11 +507,11 @@ class LogWriter:
             if self._is_halfway:  # what is known here may be wrong; the files are right
                 with self._device_lock:
                     for writer in self.manager.writers():
-                        writer.sync()
+                        self._bring(writer.sync)
             else:
                 self.sync_segments()
             if self._tail is not None:
-                self._tail.sync()
+                self._bring(self._tail.sync)
         except StorageError as error:
             if self._failure is not None or error.errno not in FULL:
                 raise
@@ -518,8 +520,6 @@ class LogWriter:
                 f"{self.manager.path}: the log was closed on a full disk; what was acknowledged is "
                 "in its tail, and opening it again goes on from there",
             ) from error
-        except OSError as error:
-            raise once_more(self._sync_failed(error)) from error
         finally:
             with self._device_lock, self._append_lock:
                 self.fail(LogClosedError("the log was closed; open it again to append"))
@@ -658,10 +658,7 @@ class LogWriter:
             )
             if is_full or self.written_end > buffer.segments_durable_offset:
                 return False
-        try:
-            self._tail.sync()
-        except OSError as error:
-            raise once_more(self._sync_failed(error)) from error
+        self._bring(self._tail.sync)
         with self._append_lock, self._gate:
             # An append has drained it, and stored over it; or after a failed sync of an earlier
             # process the cache may hold pages of it marked clean that the device never got.
@@ -689,11 +686,8 @@ class LogWriter:
             target = self.written_end
             writers = self.manager.writers()
             rolled_count = self.manager.unsealed_count
-        try:
-            for writer in writers:
-                writer.sync(with_index=with_index)
-        except OSError as error:
-            raise once_more(self._sync_failed(error)) from error
+        for writer in writers:
+            self._bring(partial(writer.sync, with_index=with_index))
         self.sync_count += 1
         self.buffer.segments_durable_offset = target
         self._durable_offset = max(self._durable_offset, target)  # the tail may have more
@@ -770,12 +764,14 @@ class LogWriter:
         return durability
 
     def _check_failure(self) -> None:
-        if self._failure is None and not self._is_foreign():
-            return
-        if self._failure is None:
-            self.fail(_foreign())
-        assert self._failure is not None
-        raise once_more(self._failure)
+        failure = self.failure
+        if failure is None:
+            if not self._is_foreign():
+                return
+            failure = _foreign()
+        if failure is not self._failure:
+            self.fail(failure)
+        raise once_more(failure)
 
     def _is_foreign(self) -> bool:
         return os.getpid() != self._process_id
@@ -795,17 +791,30 @@ class LogWriter:
         with self._append_lock:
             self.fail(_interrupted(self.manager.path))
 
+    def _bring(self, sync: Callable[[], object]) -> None:
+        """Bring something to the device; the device lock is held, or the log is being closed."""
+        try:
+            sync()
+        except OSError as error:
+            # Before any call, in which a Ctrl-C that came while the device was slow to fail would
+            # have it forgotten: the next sync would say yes.
+            self._failure = error
+            raise once_more(self._sync_failed(error)) from error
+
     def _sync_failed(self, error: OSError) -> SyncFailedError:
-        failure = SyncFailedError(
+        failure = self._sync_failure(error)
+        # Under the lock, because an append under way in another thread opens the tail at its end.
+        with self._append_lock:
+            self.fail(failure)
+        return failure
+
+    def _sync_failure(self, error: OSError) -> SyncFailedError:
+        return SyncFailedError(
             error.errno or errno.EIO,
             f"{self.manager.path}: a sync failed ({error.strerror or repr(error)}), so what the "
             f"disk holds above offset {self._durable_offset} is unknown and nothing more is "
             "acknowledged; close the log and open it again",
         )
-        # Under the lock, because an append under way in another thread opens the tail at its end.
-        with self._append_lock:
-            self.fail(failure)
-        return failure
 
 
 def _nobody() -> None:

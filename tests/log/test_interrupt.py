@@ -4,6 +4,8 @@ and nothing acknowledged is lost.
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import signal
 import sys
@@ -170,6 +172,40 @@ def test_nobody_waits_for_who_was_interrupted_and_keeps_the_error(
         other.join(20)
         assert not other.is_alive(), step
         log.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("is_in_the_tail", [False, True])
+def test_a_sync_that_failed_is_not_forgotten_where_an_interrupt_comes_upon_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_in_the_tail: bool
+) -> None:
+    """The next one would say yes, and the device may never get what this one was to bring there."""
+    has_failed = False
+
+    def fail(_: int) -> None:
+        nonlocal has_failed
+        has_failed = True
+        raise OSError(errno.EIO, "gone")
+
+    step, was_interrupted, failure_count = 0, True, 0
+    while was_interrupted:
+        log = segstore.open(tmp_path / f"{step}", **OPTIONS)
+        log.append_many([b"x"] * 10)
+        if is_in_the_tail:
+            log.sync()
+        has_failed = False
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail)
+            patch.setattr(os, "fdatasync", fail)
+            was_interrupted = interrupted(lambda log=log: CALLS["append durable"](log), step)
+        if has_failed:
+            failure_count += 1
+            with pytest.raises(segstore.StorageError, match=r"sync failed|interrupted"):
+                log.append(b"y", durability="durable")
+        with suppress(segstore.StorageError):
+            log.close()
+        step += 1
+    assert failure_count > 5
 
 
 def test_a_signal_while_the_log_waits(tmp_path: Path) -> None:

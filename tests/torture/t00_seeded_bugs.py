@@ -166,6 +166,7 @@ def _trusted_index() -> Iterator[None]:
 @contextmanager
 def _retried_fsync() -> Iterator[None]:
     def failed(self: Any, error: OSError) -> SyncFailedError:
+        self._failure = None
         return SyncFailedError(error.errno, "try again")
 
     with patch.object(writer_module.LogWriter, "_sync_failed", failed):
