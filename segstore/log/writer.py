@@ -246,7 +246,7 @@ class LogWriter:
             timestamps = time_column(timestamps, count)
         level = self._level(durability)
         if not count:
-            return range(self.end_offset, self.end_offset)
+            return range(end := self.end_offset, end)  # one look: another thread may append
         with self._append_lock, self._gate:
             at: int | Sequence[int] = time.time_ns() if timestamps is None else timestamps
             base_offset = self.buffer.next_offset

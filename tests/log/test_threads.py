@@ -1,5 +1,6 @@
 """Many threads on one log."""
 
+import itertools
 import os
 import random
 import shutil
@@ -157,6 +158,14 @@ def test_many_threads_may_read_a_segment_that_another_process_writes(path):
                 reader_index = reader._reader._open(segment).index
                 entries = [reader_index[slot] for slot in range(len(reader_index))]
                 assert entries == sorted(set(entries))
+
+
+def test_an_empty_batch_beside_another_append_gets_none_of_its_offsets(path, monkeypatch):
+    with segstore.open(path, background=False) as log:
+        ends = itertools.count()
+        with monkeypatch.context() as patch:
+            patch.setattr(writer_module.LogWriter, "end_offset", property(lambda _: next(ends)))
+            assert not log.append_many([])
 
 
 def test_a_repair_leaves_alone_what_is_about_to_be_sealed(path):
