@@ -40,18 +40,18 @@ class SegmentManager:
         segment_age_s: float,
         index_interval_bytes: int,
         wall_ns: Callable[[], int] = time.time_ns,
-        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], int] = time.time_ns,
     ) -> None:
+        """`now` is the engine's clock, of which the append times are."""
         self._disk = disk
         self._log_id = log_id
         self._segment_size_bytes = segment_size_bytes
         self._segment_age_s = segment_age_s
         self._index_interval_bytes = index_interval_bytes
         self._wall_ns = wall_ns
-        self._monotonic = monotonic
+        self._now = now
         self._catalog_lock = new_mutex()
         self._rolled: list[SegmentWriter] = []
-        self._first_record_at: float | None = None
         self.active: SegmentWriter
         self.catalog = catalog
         self.roll_count = 0
@@ -83,11 +83,6 @@ class SegmentManager:
     def adopt(self, writer: SegmentWriter) -> None:
         """Write to `writer` from now on."""
         self.active = writer
-        self._first_record_at = None
-        if not writer.state.is_empty:
-            # Closing the log doesn't make its segment any younger.
-            age_ns = self._wall_ns() - writer.state.first_append_time
-            self._first_record_at = self._monotonic() - max(0, age_ns) / 10**9
         self.replace(Segment(writer.base_offset, False, 0, None))
 
     def add_rolled(self, writer: SegmentWriter) -> None:
@@ -112,8 +107,6 @@ class SegmentManager:
             self.active.write(frames, append_time)
         else:
             self._write_rolling(frames, append_time)
-        if self._first_record_at is None:
-            self._first_record_at = self._monotonic()
 
     def _write_rolling(self, frames: Sequence[EncodedFrame], append_time: int) -> None:
         mark = self.active.state.mark()
@@ -163,8 +156,8 @@ class SegmentManager:
 
     def is_roll_due(self) -> bool:
         """Whether the first record of the active segment is as old as a segment may get."""
-        first = self._first_record_at
-        return first is not None and self._monotonic() - first >= self._segment_age_s
+        first = self.active.state.first_append_time
+        return first > 0 and self._now() - first >= self._segment_age_s * 10**9
 
     @property
     def unsealed_count(self) -> int:

@@ -74,24 +74,26 @@ def start_writer(disk: Disk, config: LogConfig, created: int) -> Started:
     cuts = cut_torn(disk, found)
     end_offset = found.plan.next_offset
     segments_durable_offset = min(found.plan.vouch, end_offset)
+    catalog = found.catalog.without({segment.base_offset for segment in found.run})
+    last_append_time = max(
+        [s.stamp.last_append_time for s in catalog.segments if s.stamp is not None]
+        + [scanned.state.last_append_time for scanned in found.scanned],
+        default=0,
+    )
+    clock = EngineClock(last_append_time)
     manager = SegmentManager(
         disk,
         log_id,
-        found.catalog.without({segment.base_offset for segment in found.run}),
+        catalog,
         segment_size_bytes=config.segment_size,
         segment_age_s=config.segment_age,
         index_interval_bytes=interval,
+        now=clock.now,
     )
     start = StartOffset.open(disk, log_id, created, found.start_offset)
     _take_over(disk, found, manager, log_id, created, end_offset, segments_durable_offset)
     cuts += set_odd_tail_aside(disk, found)
     tail = open_tail(disk, found, log_id, created, end_offset)
-    last_append_time = max(
-        [s.stamp.last_append_time for s in manager.catalog.segments if s.stamp is not None]
-        + [scanned.state.last_append_time for scanned in found.scanned],
-        default=0,
-    )
-    clock = EngineClock(last_append_time)
     bell = Doorbell.create(disk, log_id, created)
     writer = LogWriter(
         manager,

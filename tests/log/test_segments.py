@@ -83,6 +83,23 @@ def test_the_age_of_a_segment_goes_on_counting_while_the_log_is_closed(path):
         assert [info.base_offset for info in log.segments()] == [0, 1]
 
 
+def test_a_wall_that_jumps_makes_no_segment_older():
+    """As on a machine without a battery for its clock, which hears the time a little later."""
+    config = LogConfig.of({**OPTIONS, "segment_size": 4096, "batch_size": 1024}, environment={})
+    with Log(MemoryDisk(), "a", config) as log:
+        log._writer.manager._wall_ns = lambda: time.time_ns() + 10**18
+        log.append_many([b"x" * 1000] * 10)  # rolls by size
+        log.maintain()
+        assert [(info.base_offset, info.end_offset) for info in log.segments()[-2:]] == [
+            (6, 9),
+            (9, 10),
+        ]
+        log.truncate(7)
+        log.maintain()
+        last = log.segments()[-1]
+        assert (last.base_offset, last.end_offset) == (6, 8)
+
+
 def frame(base_offset):
     return encode_frame(
         base_offset, [b"x" * 100], 5, None, append_time=1, log_tag=0, durable_offset=0

@@ -340,7 +340,7 @@ def _in_place(schedule: Schedule) -> Iterator[None]:
     }
     defaults: dict[Any, dict[str, Any]] = {
         EngineClock.__init__: {"wall_ns": clock, "monotonic_ns": clock},
-        SegmentManager.__init__: {"wall_ns": clock, "monotonic": lambda: clock() / 10**9},
+        SegmentManager.__init__: {"wall_ns": clock, "now": clock},
     }
     with ExitStack() as stack:
         for module in _engine_modules():

@@ -72,7 +72,7 @@ class Clocks:
             patch.object(
                 starting,
                 "SegmentManager",
-                partial(SegmentManager, wall_ns=self.wall_ns, monotonic=self.monotonic),
+                partial(SegmentManager, wall_ns=self.wall_ns),
             ),
         ):
             yield
