@@ -166,7 +166,8 @@ class SegmentManager:
 
     def writers(self) -> list[SegmentWriter]:
         """The segments that are not sealed, oldest first: what a sync has to cover."""
-        return [*self._rolled, self.active]
+        active = self.active  # first: one that is rolled meanwhile is there twice, and not missing
+        return [*self._rolled, active]
 
     def seal_rolled(self, count: int) -> int:
         """Seal the `count` oldest of the rolled segments, which have been synced; how many.

@@ -168,9 +168,10 @@ class RetentionSweeper:
 
     def _plan(self, dry_run: bool, as_if_rolled: bool) -> tuple[SweepReport, list[Segment]]:
         manager = self._manager
+        # Before the catalog, which has the size of one that is sealed meanwhile.
+        unsealed = {writer.base_offset: writer.state for writer in manager.writers()}
         catalog = manager.catalog
         end_offset = manager.active.state.end_offset
-        unsealed = {writer.base_offset: writer.state for writer in manager.writers()}
         durable_offset = self._durable_offset()
         sizes = [
             unsealed[s.base_offset].size_bytes if s.base_offset in unsealed else s.data_bytes

@@ -100,6 +100,23 @@ def test_a_wall_that_jumps_makes_no_segment_older():
         assert (last.base_offset, last.end_offset) == (6, 8)
 
 
+def test_what_is_rolled_beside_a_look_is_still_among_those_without_a_seal(path):
+    with segstore.open(path, **OPTIONS) as log:
+        log.append_many([b"x"] * 10)
+        log.sync()
+        manager = log._writer.manager
+        rolled = manager.active
+
+        class Rolled(list):
+            def __iter__(self):
+                yield from self.copy()
+                manager.roll()
+
+        manager._rolled = Rolled()
+        assert rolled in manager.writers()
+        manager._rolled = [rolled]
+
+
 def frame(base_offset):
     return encode_frame(
         base_offset, [b"x" * 100], 5, None, append_time=1, log_tag=0, durable_offset=0

@@ -23,6 +23,7 @@ from segstore.log import starting
 from segstore.log.consumer import Consumer
 from segstore.log.startoffset import HeldStart, StartOffset
 from segstore.segment.catalog import list_segments
+from segstore.segment.writer import SegmentWriter
 
 from .steps import StepDisk, dying_at, open_on
 
@@ -83,6 +84,27 @@ def test_a_record_appended_after_an_idle_time_is_not_old(path: str, times: Times
         assert log.sweep().segments == ()
         times.pass_(101)
         assert [s.reasons for s in log.sweep().segments] == [("age",)]
+
+
+def test_what_is_sealed_beside_a_pass_is_counted_with_its_size(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_log(path, retention_records=1) as log:
+        writer = log._writer
+        assert writer is not None
+        log.append_many([bytes(100)] * 10)
+        writer.roll()
+        log.append(b"x")
+        size_bytes = log.segments()[0].size_bytes
+        writers = writer.manager.writers
+
+        def sealed_before() -> list[SegmentWriter]:
+            monkeypatch.setattr(writer.manager, "writers", writers)
+            writer.seal_rolled()  # as the thread in the background does
+            return writers()
+
+        monkeypatch.setattr(writer.manager, "writers", sealed_before)
+        assert log.sweep().size_bytes == size_bytes
 
 
 @pytest.mark.parametrize("has_index", [True, False])
