@@ -54,3 +54,17 @@ def test_a_handler_of_the_log_messages_that_fails_stops_no_round():
         maintenance.stop()
         logger.removeHandler(handler)
     assert maintenance.error is not None
+
+
+def test_neither_a_wake_nor_a_stop_waits_for_the_interval():
+    rounds = Rounds(StorageError(28, "disk full"))
+    maintenance = Maintenance(rounds.maintain, 3600, "test")
+    maintenance.start()
+    for _ in range(2):
+        maintenance.wake()
+        assert rounds.was_called.wait(PATIENCE_S)
+        rounds.was_called.clear()
+    stopping = threading.Thread(target=maintenance.stop, daemon=True)
+    stopping.start()
+    stopping.join(PATIENCE_S)
+    assert not stopping.is_alive()
