@@ -648,7 +648,7 @@ class LogWriter:
         and the records still get to the segments in full frames. `even_full` asks for no room, and
         has it synced also where that is no promise.
         """
-        if self._tail is None or (self._is_parked and not even_full):
+        if self._tail is None:
             return False
         buffer = self.buffer
         with self._append_lock, self._gate:

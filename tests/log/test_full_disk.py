@@ -107,14 +107,18 @@ def test_what_can_not_be_drained_is_synced_where_it_is(
     else:
         fill, faulty.before = faulty.before, None
         log = Log(faulty, "a", CONFIG)
+        log._writer._unsealed_count_max = 100  # type: ignore[union-attr]
         log.append_many(VALUES)
         faulty.before = fill
-    log.append(b"into the tail")
+        assert log.durable_offset == 0
+    sent = [b"into the tail"] * (50 if is_reopened else 1)  # that is more than a frame
+    for value in sent:
+        log.append(value)
     with pytest.raises(StorageError, match=r"full disk|free some space"):
         act(log)
     for seed in range(20):
         with Log(disk.unsynced().sample(Random(seed)), "a", CONFIG) as cut:
-            assert list(cut.values()) == [*VALUES, b"into the tail"]
+            assert list(cut.values()) == [*VALUES, *sent]
 
 
 def test_where_there_is_no_room_for_a_segment_that_is_due_the_old_one_is_synced() -> None:
