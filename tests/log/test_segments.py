@@ -44,6 +44,17 @@ def test_a_batch_larger_than_a_segment_gets_as_many_as_it_takes(path):
         assert len(log.segments()) > 10
 
 
+def test_the_tail_takes_no_more_than_the_segment_has_room_for(path):
+    """Else a segment would roll up to a tail's worth of records after it was due."""
+    with segstore.open(path, segment_size=65536, batch_size=4096, **OPTIONS) as log:
+        while log.stats().rolls < 3:
+            for _ in range(10):
+                log.append(bytes(1000))
+            writer = log._writer
+            staged_bytes = (writer.end_offset - writer.written_end) * 1000
+            assert staged_bytes <= max(65536 - writer.manager.active.state.size_bytes, 4096)
+
+
 def test_an_empty_segment_never_rolls(path):
     with segstore.open(path, segment_age=0.01, **OPTIONS) as log:
         assert log.roll() is False
