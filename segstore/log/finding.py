@@ -17,15 +17,8 @@ def find_key(reader: LogReader, key: bytes, offsets: range, errors: OnDamage) ->
     """
     offset = offsets.start
     while offset < offsets.stop:
-        catalog = reader.catalog()
-        number = catalog.find(offset)
-        segment_end = catalog.end_offset(number) if number >= 0 else None
-        if segment_end is not None and segment_end <= offset:
-            number = -1  # not listed yet, and the filter of the last one says nothing of it
-        if segment_end is None or number < 0:  # of the tail, or of no file that is known
-            segment_end = offsets.stop
-        stop = min(segment_end, offsets.stop)
-        if number < 0 or reader.may_have_key(catalog.segments[number], key):
+        segment, stop = reader.segment_at(offset, offsets.stop)
+        if segment is None or reader.may_have_key(segment, key):
             for batch in reader.batches(range(offset, stop), errors):
                 if batch.has_keys and key in reader.convert(batch, RecordBatch.keys, errors, ()):
                     records = reader.convert(batch, RecordBatch.records, errors, ())

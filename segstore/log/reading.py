@@ -441,6 +441,24 @@ class LogReader:
             self._epoch = epoch
         return epoch, view.catalog
 
+    def segment_at(self, offset: int, stop: int) -> tuple[Segment | None, int]:
+        """The segment that tells of the offsets from `offset` on, and up to where, if not `stop`.
+
+        None where they are in no segment that is known: but in the tail, not listed yet, or lost.
+        """
+        catalog = self.catalog()
+        number = catalog.find(offset)
+        if number + 1 < len(catalog):
+            stop = min(stop, catalog.segments[number + 1].base_offset)
+        if number < 0:
+            return None, stop
+        segment = catalog.segments[number]
+        if segment.stamp is None:
+            return segment, stop
+        # And not up to the next one: what stood between them may be missing.
+        end_offset = segment.stamp.end_offset
+        return (segment, min(stop, end_offset)) if offset < end_offset else (None, stop)
+
     def may_have_key(self, segment: Segment, key: bytes) -> bool:
         """Whether a segment may hold the key, by its filter; without one it may."""
         stamp = segment.stamp

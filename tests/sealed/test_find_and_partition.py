@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from typing import Literal
 
 import pytest
 
@@ -66,6 +67,26 @@ def test_a_filter_says_nothing_of_what_follows_its_segment(path: str) -> None:
             assert [record.offset for record in reader.find(b"b", errors="skip")] == [20]
             with pytest.raises(segstore.CorruptionError) as caught:
                 list(reader.find(b"b"))
+            assert caught.value.offsets == range(10, 20)
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_a_filter_says_nothing_of_a_segment_that_is_missing_behind_its_own(
+    path: str, mode: Literal["a", "r"]
+) -> None:
+    with segstore.open(path, background=False, compression=None) as log:
+        for key in (b"a", b"b", b"c"):
+            log.append_many([bytes(5000)] * 10, keys=[key] * 10)
+            log.roll()
+        gone = log.segments()[1].path
+    os.unlink(gone)
+    os.unlink(gone.replace(".log", ".index"))
+    with segstore.open(path, mode, background=False) as log:
+        assert [record.offset for record in log.find(b"c", errors="skip")] == list(range(20, 30))
+        assert log.stats().damaged_records == 10
+        for key in (b"b", b"c"):
+            with pytest.raises(segstore.CorruptionError) as caught:
+                list(log.find(key))
             assert caught.value.offsets == range(10, 20)
 
 
