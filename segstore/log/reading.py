@@ -194,29 +194,18 @@ class LogReader:
                 continue  # retention or a truncation was faster
 
     def _offset_for_time(self, timestamp: int) -> int | None:
-        view = self.view
-        first, end = view.start_offset(), view.end_offset()
-        catalog = self.catalog()
-        for number in range(max(0, catalog.find(first)), len(catalog)):
-            segment = catalog.segments[number]
-            if segment.stamp is not None and segment.stamp.max_timestamp < timestamp:
-                continue
-            reader = self._open(segment)
-            if reader is None:  # swapped: the whole question again, as things are now
-                self._refresh()
-                if self.catalog().segments != catalog.segments:
-                    return self.offset_for_time(timestamp)
-                continue  # its file is missing, and so are its records
-            start = reader.offset_before_time(timestamp)
-            stop = catalog.end_offset(number)
-            found = self._first_at(
-                range(max(first, start), end if stop is None else stop), timestamp
-            )
-            if found is not None:
-                return found
-        known_end = catalog.end_offset(len(catalog) - 1) if len(catalog) else first
-        if known_end is not None and known_end < end:  # the rest is in the tail, or not listed yet
-            return self._first_at(range(max(first, known_end), end), timestamp)
+        offset, end = self.view.start_offset(), self.view.end_offset()
+        while offset < end:
+            segment, stop = self.segment_at(offset, end)
+            stamp = None if segment is None else segment.stamp
+            if stamp is None or stamp.max_timestamp >= timestamp:
+                reader = None if segment is None else self._open(segment)
+                if reader is not None:  # else it was swapped or is gone: what there is now is read
+                    offset = max(offset, reader.offset_before_time(timestamp))
+                found = self._first_at(range(offset, stop), timestamp)
+                if found is not None:
+                    return found
+            offset = stop
         return None
 
     def _first_at(self, offsets: range, timestamp: int) -> int | None:

@@ -57,3 +57,34 @@ def short_of_descriptors(kind: str, name: str) -> None:
     """At the look whether there is a writer, without which the write can't be told from others."""
     if (kind, name) == ("open", LOCK):
         raise OSError(errno.EMFILE, "not enough descriptors")
+
+
+def test_what_a_write_has_begun_is_not_kept_open_by_a_look_for_a_time() -> None:
+    """Other records get the offsets of those in the segments that the undoing removes."""
+    disk = MemoryDisk()
+    faulty = FaultyDisk(disk)
+    log = Log(faulty, "a", CONFIG)
+    acknowledged = [bytes(1000)] * 60  # all but a full segment
+    log.append_many(acknowledged)
+    log.sync()
+    readers: list[Log] = []
+
+    def look(kind: str, name: str) -> None:
+        if kind == "unlink" and name == f"{60:020}.log":  # which the write had filled
+            reader = Log(disk, "r", CONFIG)
+            readers.append(reader)
+            assert len(reader.segments()) == 2
+            assert reader.offset_for_time(2**62) is None
+
+    faulty.before = look
+    # The header and the frames of a segment, and the header of the one behind it.
+    faulty.faults = [Fault("write", faulty.counts["write"] + 4, errno.ENOSPC)]
+    with pytest.raises(StorageError, match="free some space"):
+        log.append_many([bytes(5000)] * 30)
+    later = [b"later %d" % number for number in range(20)]
+    log.append_many(later)
+    log.sync()
+    (reader,) = readers
+    assert [reader[60 + number].value for number in range(20)] == later
+    assert list(reader.values()) == acknowledged + later
+    log.close()

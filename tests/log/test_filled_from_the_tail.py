@@ -10,7 +10,7 @@ from segstore.config import LogConfig
 from segstore.errors import CorruptionError
 from segstore.format.names import segment_file
 from segstore.format.scanner import Frame
-from segstore.log.log import Log
+from segstore.log.log import Log, Mode
 from segstore.segment.reader import SegmentReader
 from segstore.segment.tail import Tail
 from segstore.testing.faulty import FaultyDisk
@@ -21,6 +21,7 @@ CONFIG = LogConfig.of(
     environment={},
 )
 LARGE = 40_000  # goes past the tail
+TIME = 2**62  # behind any clock
 
 
 def sent(offset: int, size_bytes: int = 200) -> bytes:
@@ -29,7 +30,8 @@ def sent(offset: int, size_bytes: int = 200) -> bytes:
 
 def small(log: Log, count: int) -> None:
     for _ in range(count):
-        log.append(sent(log.end_offset), durability="written")
+        offset = log.end_offset
+        log.append(sent(offset), durability="written", key=b"small", timestamp=TIME + offset)
     log.sync()
 
 
@@ -109,6 +111,28 @@ def test_a_missing_segment_with_nothing_but_an_empty_one_behind():
     left = without(disk, 10)
     assert reported(left) == [range(10, 15)] * 2
     check(left, 25, range(10, 15))
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_a_missing_segment_is_found_by_key_and_time_in_the_tail(mode: Mode):
+    disk, log = begun()
+    small(log, 10)
+    log.roll()
+    large(log, 5)
+    left = without(disk, 10)
+    with Log(left, mode, CONFIG) as log:
+        assert log.offset_for_time(TIME) == 10
+        assert log.offset_for_time(TIME + 19) == 19
+        assert log.offset_for_time(TIME + 20) is None
+        assert [record.offset for record in log.find(b"small")] == list(range(10, 20))
+
+
+def test_a_time_is_found_in_the_tail_where_the_file_of_the_last_segment_went():
+    disk, log = begun()
+    small(log, 10)
+    for name in (".log", ".index"):
+        disk.unlink(segment_file(10, name))
+    assert log.offset_for_time(TIME + 15) == 15
 
 
 def frames(disk: MemoryDisk, base_offset: int) -> list[Frame]:
