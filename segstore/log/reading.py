@@ -188,10 +188,11 @@ class LogReader:
             OSError: a file can't be read.
         """
         while True:
-            try:
-                return self._offset_for_time(timestamp)
-            except OffsetOutOfRangeError:
-                continue  # retention or a truncation was faster
+            epoch = self.view.epoch()
+            with suppress(OffsetOutOfRangeError):  # retention or a truncation was faster
+                found = self._offset_for_time(timestamp)
+                if self.view.epoch() == epoch:  # else it may be of the log as it never was
+                    return found
 
     def _offset_for_time(self, timestamp: int) -> int | None:
         offset, end = self.view.start_offset(), self.view.end_offset()

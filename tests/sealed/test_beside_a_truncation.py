@@ -500,6 +500,22 @@ def test_looking_for_a_time_is_never_out_of_range(log: Log, reader: Log, monkeyp
         assert consumer.seek(timestamp=0) == 550
 
 
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_a_time_is_that_of_the_log_before_or_after(
+    log: Log, reader: Log, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.truncate(-1)
+    log.append_many(OLD, timestamps=range(600))
+    looker = log if mode == "a" else reader
+
+    def cut() -> None:
+        log.truncate(299)
+        log.append_many(NEW[300:], timestamps=range(1000, 1300))
+
+    once(monkeypatch, looker._reader, "_first_at", cut)
+    assert looker.offset_for_time(450) in (450, 300)
+
+
 def test_retention_is_passed_over_by_iterating_a_consumer(log: Log, reader: Log) -> None:
     with reader.consumer("one") as consumer:
         found = []
