@@ -342,16 +342,10 @@ class LogReader:
 
     def _lost(self, offset: int, stop: int, missing: Damage | None) -> range:
         """Which offsets from `offset` on can't be read."""
-        catalog = self.catalog()
-        number = catalog.find(offset)
-        end = catalog.end_offset(number) if number >= 0 else None
-        if number < 0 and len(catalog):
-            end = catalog.segments[0].base_offset
-        if end is None or end <= offset:
-            end = max(stop, self.view.end_offset())
-            staged = range(0) if self.view.tail is None else self.view.tail.offsets()
-            if offset < staged.start < end:
-                end = staged.start
+        _, end = self.segment_at(offset, max(stop, self.view.end_offset()))
+        staged = range(0) if self.view.tail is None else self.view.tail.offsets()
+        if offset < staged.start < end:
+            end = staged.start
         if missing is not None and missing.end_offset is not None:
             end = min(end, missing.end_offset)
         return range(offset, max(end, offset + 1))

@@ -127,6 +127,22 @@ def test_a_missing_segment_is_found_by_key_and_time_in_the_tail(mode: Mode):
         assert [record.offset for record in log.find(b"small")] == list(range(10, 20))
 
 
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_what_is_lost_before_the_tails_first_record_ends_there(mode: Mode):
+    disk, log = begun()
+    large(log, 5)
+    small(log, 10)
+    log.roll()
+    large(log, 5)
+    with Log(without(disk, 10), mode, CONFIG) as log:
+        with pytest.raises(CorruptionError) as caught:
+            list(log)
+        assert caught.value.offsets == range(10, 15)
+        kept = [*range(10), *range(15, 30)]
+        assert [record.offset for record in log.read(errors="skip")] == kept
+        assert [log[offset].value for offset in kept[10:20]] == [sent(at) for at in kept[10:20]]
+
+
 def test_a_time_is_found_in_the_tail_where_the_file_of_the_last_segment_went():
     disk, log = begun()
     small(log, 10)
