@@ -355,11 +355,10 @@ class LogReader:
         self.damaged_record_count += len(lost)
         if errors == "skip":
             return lost.stop
-        catalog = self.catalog()
-        number = catalog.find(lost.start)
+        segment, _ = self.segment_at(lost.start, lost.stop)
         path = self.view.disk.path
-        if number >= 0:
-            path = f"{path}/{catalog.segments[number].data_name}"
+        if segment is not None:
+            path = f"{path}/{segment.data_name}"
         reason = "no file holds these offsets" if missing is None else missing.reason
         position = 0 if missing is None else missing.position
         raise CorruptionError(path, position, lost, reason)

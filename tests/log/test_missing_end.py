@@ -28,6 +28,22 @@ def test_a_missing_last_segment_is_reported_by_verify_as_well(path, mode):
         assert log.end_offset == 15
 
 
+@pytest.mark.parametrize("mode", ["r", "a"])
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_what_no_file_holds_is_blamed_on_none(path, mode, gone):
+    with segstore.open(path, background=False, compression=None) as log:
+        for _ in range(3):
+            log.append_many([bytes(4000)] * 10)  # too much for the tail
+            log.roll()
+    for ending in (".log", ".index"):
+        os.unlink(os.path.join(path, f"{10 * gone:020d}{ending}"))
+    with segstore.open(path, mode, background=False) as log:
+        with pytest.raises(segstore.CorruptionError, match="no file holds these") as caught:
+            log[10 * gone]
+        assert caught.value.path == path
+        assert caught.value.offsets == range(10 * gone, 10 * gone + 10)
+
+
 def test_what_is_missing_at_the_end_is_passed_over_in_one_step(path):
     with segstore.open(path, background=False, segment_size=2**20) as log:
         log.append_many([b"kept"] * 10)
