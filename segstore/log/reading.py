@@ -394,11 +394,13 @@ class LogReader:
             return None
         is_near = abs(offset - self._last_offset) <= NEAR_RECORDS
         self._last_offset = offset
-        if is_near:
-            batch = reader.batch(offset)
-            if batch is not None:
-                return batch
-        return reader.record(offset, self._heads) or reader.batch(offset)
+        found: Record | RecordBatch | None = reader.batch(offset) if is_near else None
+        found = found or reader.record(offset, self._heads) or reader.batch(offset)
+        if isinstance(found, RecordBatch):
+            # In files copied one by one beside a truncation it may reach into the next segment.
+            end = catalog.end_offset(number)
+            found = found.slice(found.base_offset, written_end if end is None else end)
+        return found
 
     def forget_removed(self) -> None:
         """Let go of files that were swapped or deleted: an open one still takes up space."""

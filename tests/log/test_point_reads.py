@@ -1,6 +1,7 @@
 """`log[offset]` reads the head of a frame and a block of its values, or the whole where it must."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +86,26 @@ def test_after_a_truncation_no_old_record_comes_back(path):
         log.sync()
         for number in (100, 101, 350):
             assert log[number].value == VALUES[::-1][number - 100]
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_a_batch_that_reaches_into_the_next_segment_answers_for_none_of_it(path, mode):
+    """In a copy of the first one from before a truncation, and of the other from behind it."""
+    with segstore.open(path, **OPTIONS) as log:
+        log.append_many(VALUES[:20])
+        log.roll()
+        log.maintain()
+        before = {file: file.read_bytes() for file in Path(path).glob(f"{0:020d}.*")}
+        log.truncate(9)
+        log.roll()
+        log.append_many(VALUES[100:110])
+    for file, data in before.items():
+        file.write_bytes(data)
+    expected = VALUES[:10] + VALUES[100:110]
+    with segstore.open(path, mode, **OPTIONS) as log:
+        assert list(log.values()) == expected
+        assert [log[offset].value for offset in range(20)] == expected
+        assert list(log.values()) == expected
 
 
 def test_compressed_records_of_any_size_are_read_with_one_decoding_each(path, monkeypatch):
