@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from segstore.format.batch import Record, RecordBatch
-from segstore.log.reading import LogReader, OnDamage
+from segstore.log.reading import LogReader, OnDamage, check_errors
 
 
 def find_key(reader: LogReader, key: bytes, offsets: range, errors: OnDamage) -> Iterator[Record]:
@@ -15,6 +15,11 @@ def find_key(reader: LogReader, key: bytes, offsets: range, errors: OnDamage) ->
         CorruptionError: a segment that may hold the key is damaged, and `errors` is "raise".
         OffsetOutOfRangeError: retention overtook the reading.
     """
+    check_errors(errors)
+    return _found(reader, key, offsets, errors)
+
+
+def _found(reader: LogReader, key: bytes, offsets: range, errors: OnDamage) -> Iterator[Record]:
     offset = offsets.start
     while offset < offsets.stop:
         segment, stop = reader.segment_at(offset, offsets.stop)

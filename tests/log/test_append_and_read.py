@@ -326,8 +326,9 @@ def test_what_is_no_whole_number_is_refused_everywhere(log, wrong):
 
 
 def test_an_unknown_way_to_treat_damage_is_refused(log):
-    with pytest.raises(ConfigError):
-        log.read(errors="ignore")
+    for read in (log.read, log.values, log.batches, lambda errors: log.find(b"k", errors=errors)):
+        with pytest.raises(ConfigError):
+            read(errors="ignore")
 
 
 def test_batches_give_columns_without_copies(log):
