@@ -446,6 +446,7 @@ class LogReader:
 
     def may_have_key(self, segment: Segment, key: bytes) -> bool:
         """Whether a segment may hold the key, by its filter; without one it may."""
+        self.check_open()
         stamp = segment.stamp
         if stamp is None:
             return True

@@ -102,11 +102,14 @@ def test_an_append_that_is_done_when_another_thread_closes_the_log_returns(path,
 def test_an_iterator_that_outlives_its_log_ends_with_an_error_of_ours(path):
     log = segstore.open(path, segment_size=4096, batch_size=1000, background=False)
     log.append_many([b"x" * 100] * 500)
+    log.maintain()
     reading = log.values()
     assert next(reading) == b"x" * 100
+    searching = log.find(b"key", 0, 100)  # which no filter there has
     log.close()
-    with pytest.raises(LogClosedError):
-        list(reading)
+    for iterator in (reading, searching):
+        with pytest.raises(LogClosedError):
+            list(iterator)
 
 
 def test_a_closed_reader_refuses_too(path):
