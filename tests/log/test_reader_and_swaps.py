@@ -10,8 +10,10 @@ import segstore
 from segstore.config import LogConfig
 from segstore.disk import OsDisk
 from segstore.log.log import Log
-from segstore.log.view import FIND_COUNT_MAX
+from segstore.log.reading import ATTEMPTS_MAX
+from segstore.log.view import FIND_COUNT_MAX, FileView
 from segstore.segment.catalog import Catalog
+from segstore.segment.tailreader import TailReader
 from segstore.testing.faulty import FaultyDisk
 from segstore.testing.memory import MemoryDisk
 
@@ -50,6 +52,61 @@ def test_a_reader_reads_on_in_a_growing_segment_whose_index_went_with_a_swap(tmp
             log.roll()
             log.compress()
             assert list(reader.values(900)) == values[900:]
+
+
+@pytest.mark.parametrize("start", ["a batch", "a batch at hand", "what is lost"])
+def test_what_is_drained_during_the_look_is_found_in_the_segment(path, monkeypatch, start):
+    values = [b"%05000d" % number for number in range(20)]  # too much for the tail
+    with segstore.open(path, background=False, compression=None) as log:
+        log.append_many(values[:10])
+        log.roll()
+        log.append_many(values[10:])
+        log.append(b"staged")
+        real = TailReader.get
+
+        def drained(*arguments):
+            if log._writer.buffer.staged_count and arguments[1] == 20:
+                log._writer.drain()
+                log.append(b"later")
+            return real(*arguments)
+
+        monkeypatch.setattr(TailReader, "get", drained)
+        if start == "a batch at hand":
+            assert list(log.values(15, 17)) == values[15:17]
+        elif start == "what is lost":
+            first = log.segments()[1].path
+            with open(first, "r+b") as file:
+                file.truncate(64)
+            assert list(log.values(10, 21, errors="skip")) == [b"staged"]
+            return
+        assert list(log.values(15)) == [*values[15:], b"staged"]
+
+
+@pytest.mark.parametrize(("is_changing", "looks"), [(False, 2), (True, ATTEMPTS_MAX)])
+def test_what_is_lost_is_told_of_after_so_many_looks(path, monkeypatch, is_changing, looks):
+    """As listings are beside a writer that appends all the time."""
+    with segstore.open(path, background=False, compression=None) as log:
+        log.append_many([b"%05000d" % number for number in range(20)])
+        log.sync()
+        with segstore.open(path, "r") as reader:
+            with open(log.segments()[0].path, "r+b") as file:
+                file.truncate(64)
+            refresh = FileView.refresh
+            seen = []
+
+            def changed(self):
+                refresh(self)
+                seen.append(self._catalog)
+                if is_changing:
+                    self._catalog = Catalog(
+                        segment._replace(data_bytes=len(seen)) for segment in self._catalog.segments
+                    )
+
+            monkeypatch.setattr(FileView, "refresh", changed)
+            with pytest.raises(segstore.CorruptionError) as caught:
+                list(reader.values())
+            assert caught.value.offsets == range(20)
+            assert len(seen) == looks
 
 
 class _ListedLate(FaultyDisk):

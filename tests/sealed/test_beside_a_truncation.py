@@ -487,6 +487,23 @@ def test_an_iterator_gives_nothing_truncated_once_the_log_is_cut(
     assert not set(found) & set(OLD[310:])
 
 
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_nothing_truncated_follows_a_batch_that_was_at_hand(
+    log: Log, reader: Log, mode: str
+) -> None:
+    looker = log if mode == "a" else reader
+    assert len(list(looker.values(305, 307))) == 2
+    iterator = looker.batches(305)
+    next(iterator)
+    log.truncate(299)
+    log.append_many(NEW[300:])
+    found = []
+    with suppress(OffsetOutOfRangeError):
+        for batch in iterator:
+            found += batch.values()
+    assert not set(found) & set(OLD)
+
+
 def test_looking_for_a_time_is_never_out_of_range(log: Log, reader: Log, monkeypatch: Any) -> None:
     for place, name in enumerate(("_open", "_first_at", "_refresh"), 1):
         start = log.start_offset
