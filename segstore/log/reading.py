@@ -264,14 +264,13 @@ class LogReader:
                     offset = found.end_offset
                     if self.view.epoch() != epoch:  # these files are no longer the log
                         break
-            if offset < stop and missing is None:
-                tail = self.view.tail
-                while tail is not None and offset < stop:
-                    staged = tail.get(offset, stop)
-                    if staged is None:
-                        break
-                    yield staged
-                    offset = staged.end_offset
+            tail = self.view.tail if missing is None else None
+            while tail is not None and offset < stop:
+                staged = tail.get(offset, stop)
+                if staged is None:
+                    break
+                yield staged
+                offset = staged.end_offset
             if offset > before:
                 attempt = 0
                 continue
@@ -332,8 +331,6 @@ class LogReader:
                     yield part
                     return
                 if part.base_offset < offset or part.end_offset > stop:
-                    if part.base_offset >= stop:
-                        return
                     part = part.slice(offset, limit)
                 yield part
                 offset = part.end_offset
@@ -348,7 +345,7 @@ class LogReader:
             end = staged.start
         if missing is not None and missing.end_offset is not None:
             end = min(end, missing.end_offset)
-        return range(offset, max(end, offset + 1))
+        return range(offset, end)
 
     def _report(self, lost: range, missing: Damage | None, errors: OnDamage) -> int:
         """Count the loss, and raise or go on behind it."""
