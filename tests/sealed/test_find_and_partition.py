@@ -109,6 +109,22 @@ def test_only_segments_that_may_hold_the_key_are_opened(path: str, compressed: b
     log.close()
 
 
+def test_a_look_for_a_time_reads_little_of_one_segment(path: str) -> None:
+    disk = StepDisk(path, create=True)
+    with open_on(disk, segment_size="4MiB", compression=None) as log:
+        for segment in range(3):
+            times = range(3000 * segment, 3000 * (segment + 1))
+            log.append_many([bytes(1000)] * 3000, timestamps=times)
+            log.roll()
+        log.maintain()
+        disk.opened.clear()
+        disk.reads.clear()
+        assert log.offset_for_time(5900) == 5900
+        name = f"{3000:020}.log"
+        assert [opened for opened in disk.opened if opened.endswith(".log")] == [name]
+        assert disk.reads[name] == 1
+
+
 def test_partitions_are_stable_and_even() -> None:
     assert [partition_for(b"key%d" % n, 16) for n in range(12)] == GOLDEN
     counts = Counter(partition_for(b"user-%d" % n, 10) for n in range(20_000))
