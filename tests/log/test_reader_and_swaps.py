@@ -89,6 +89,7 @@ def test_what_is_lost_is_told_of_after_so_many_looks(path, monkeypatch, is_chang
         log.append_many([b"%05000d" % number for number in range(20)])
         log.sync()
         with segstore.open(path, "r") as reader:
+            assert len(list(reader.values())) == 20
             with open(log.segments()[0].path, "r+b") as file:
                 file.truncate(64)
             refresh = FileView.refresh

@@ -669,6 +669,22 @@ def test_what_a_look_that_failed_knew_before_is_not_taken_for_now(
     assert [record.value for record in reader.find(b"key", 0)] == NEW[300:301]
 
 
+def test_a_truncation_just_after_the_look_of_an_opening_is_seen(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.roll()
+    log.maintain()
+
+    def cut() -> None:
+        log.truncate(299)
+        log.append_many(NEW[300:], keys=[b"key"] * 300)
+        log.sync()
+
+    once(monkeypatch, log_module, "report_of", cut)
+    with segstore.open(log.path, "r") as reader:
+        assert [record.value for record in reader.find(b"key")] == NEW[300:]
+
+
 def test_a_look_that_began_before_a_truncation_is_not_the_last(
     log: Log, reader: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
