@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import segstore
-from segstore import Log, OffsetOutOfRangeError, StorageError
+from segstore import Log, LogClosedError, OffsetOutOfRangeError, StorageError
 from segstore.config import LogConfig
 from segstore.disk import OsDisk
 from segstore.log import consumer as consumer_module
@@ -712,6 +712,24 @@ def test_a_look_that_began_before_a_truncation_is_not_the_last(
     early.join()
     late.join()
     assert [record.value for record in reader.find(b"key", 0)] == NEW[300:301]
+
+
+def test_a_log_closed_meanwhile_is_closed_for_who_reads(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing = threading.Thread(target=log.close)
+
+    def close() -> None:
+        closing.start()
+        while log._reader.refusal is None:  # then it waits for the truncation
+            pass
+
+    once(monkeypatch, truncation, "rewrite_segment", close)
+    log.truncate(299)
+    closing.join(30)
+    for look in (lambda: log[0], log.values, lambda: log.end_offset):
+        with pytest.raises(LogClosedError):
+            look()
 
 
 def _raise_emfile(*_: object) -> Any:
