@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,18 @@ def test_the_writers_process_has_more_files_open_and_closes_those_that_go(path):
         assert open_files(path) - before >= 59
         log.trim(2 * 50)
         assert open_files(path) - before <= 10
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_a_closed_log_has_nothing_open_and_nothing_mapped(path, mode):
+    log = segstore.open(path, mode=mode, **OPTIONS)
+    for number in range(60):
+        log[2 * number]
+    assert open_files(path) >= 59
+    assert f"{path}/tail" in Path("/proc/self/maps").read_text()
+    log.close()
+    assert open_files(path) == 0
+    assert path not in Path("/proc/self/maps").read_text()
 
 
 def test_the_index_of_a_segment_is_read_once_whatever_is_open(path, monkeypatch):
