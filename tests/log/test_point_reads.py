@@ -88,6 +88,14 @@ def test_after_a_truncation_no_old_record_comes_back(path):
             assert log[number].value == VALUES[::-1][number - 100]
 
 
+def test_a_reader_of_a_log_without_a_tail_gives_one_record_at_first(path):
+    with segstore.open(path, **OPTIONS) as log:
+        log.append_many(VALUES)
+    os.unlink(os.path.join(path, "tail"))
+    with segstore.open(path, "r") as log:
+        assert log[399].value == VALUES[399]
+
+
 @pytest.mark.parametrize("mode", ["a", "r"])
 def test_a_batch_that_reaches_into_the_next_segment_answers_for_none_of_it(path, mode):
     """In a copy of the first one from before a truncation, and of the other from behind it."""
