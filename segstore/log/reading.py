@@ -169,8 +169,6 @@ class LogReader:
         ):
             try:
                 found = self._find_record(offset, catalog, written_end)
-            except SegstoreError:
-                raise
             except OSError as error:
                 raise self._failed(error) from error
             if isinstance(found, Record):
