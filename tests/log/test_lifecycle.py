@@ -106,8 +106,10 @@ def test_an_iterator_that_outlives_its_log_ends_with_an_error_of_ours(path):
     reading = log.values()
     assert next(reading) == b"x" * 100
     searching = log.find(b"key", 0, 100)  # which no filter there has
+    assert len(list(log.values(10, 12))) == 2
+    at_hand = log.values(11, 13)  # of a batch that was kept for it
     log.close()
-    for iterator in (reading, searching):
+    for iterator in (reading, searching, at_hand):
         with pytest.raises(LogClosedError):
             list(iterator)
 
