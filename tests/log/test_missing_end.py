@@ -29,14 +29,18 @@ def test_a_missing_last_segment_is_reported_by_verify_as_well(path, mode):
 
 
 @pytest.mark.parametrize("mode", ["r", "a"])
-@pytest.mark.parametrize("gone", [0, 1, 2])
-def test_what_no_file_holds_is_blamed_on_none(path, mode, gone):
+@pytest.mark.parametrize(
+    ("gone", "has_tail"), [(0, True), (1, True), (2, True), (0, False), (1, False)]
+)
+def test_what_no_file_holds_is_blamed_on_none(path, mode, gone, has_tail):
     with segstore.open(path, background=False, compression=None) as log:
         for _ in range(3):
             log.append_many([bytes(4000)] * 10)  # too much for the tail
             log.roll()
     for ending in (".log", ".index"):
         os.unlink(os.path.join(path, f"{10 * gone:020d}{ending}"))
+    if not has_tail:
+        os.unlink(os.path.join(path, "tail"))
     with segstore.open(path, mode, background=False) as log:
         with pytest.raises(segstore.CorruptionError, match="no file holds these") as caught:
             log[10 * gone]
