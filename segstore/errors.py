@@ -40,7 +40,7 @@ class CorruptionError(SegstoreError):
     The rest of the log reads on: start again at ``error.offsets.stop``.
 
     Attributes:
-        path: the file that holds the damage.
+        path: the file that holds the damage, or the directory where no file has the records.
         position: the byte where it starts; of the plain segment, for a compressed file.
         offsets: the offsets that can't be read, as a ``range``.
         reason: what check failed.
