@@ -50,6 +50,14 @@ def test_small_polls_scan_once_a_batch(log, path, mode, scans):
     assert len(scans) <= batch_count
 
 
+def test_a_read_that_ends_where_a_batch_does_looks_at_no_other(log):
+    first, second, *_ = log.batches()
+    found = [(part.base_offset, part.end_offset) for part in log.batches(5, first.end_offset)]
+    assert found == [(5, first.end_offset)]
+    found = [(part.base_offset, part.end_offset) for part in log.batches(0, second.end_offset)]
+    assert found == [(0, first.end_offset), (first.end_offset, second.end_offset)]
+
+
 @pytest.mark.parametrize("mode", ["a", "r"])
 def test_a_batch_at_hand_is_forgotten_when_its_offsets_are_given_out_again(log, path, mode):
     reader = log if mode == "a" else segstore.open(path, "r")
