@@ -58,6 +58,20 @@ def test_the_writers_process_has_more_files_open_and_closes_those_that_go(path):
         assert open_files(path) - before <= 10
 
 
+def test_a_reader_lets_go_of_what_is_gone_at_its_next_look(path):
+    with segstore.open(path, **OPTIONS) as log, segstore.open(path, mode="r") as reader:
+        for number in range(60):
+            reader[2 * number]
+        log.trim(100)
+        segments = reader._reader._segments
+        assert len(segments._open) == 60
+        for _ in range(2):  # the second is in a segment that the reader has not heard of
+            log.append_many([bytes(40_000)])  # past the tail
+            log.roll()
+        assert reader[121].value == bytes(40_000)
+        assert len(segments._open) <= 12
+
+
 @pytest.mark.parametrize("mode", ["a", "r"])
 def test_a_closed_log_has_nothing_open_and_nothing_mapped(path, mode):
     log = segstore.open(path, mode=mode, **OPTIONS)
