@@ -57,8 +57,8 @@ class LogReader:
         self.view = view
         self.damaged_record_count = 0
         self.refusal: SegstoreError | None = None
-        # Of what is known; not the view's by now, as it may have looked before a truncation.
-        self._epoch: bytes | int | None = None
+        # Of what is known, and not as of now: a truncation may have come since the opening.
+        self._epoch = view.known_epoch()
         # The batch of which a part was asked for last, and the epoch it was read in.
         self._last: tuple[bytes | int, RecordBatch | None] = b"", None
         # The offset of the last one that the batch kept did not have.

@@ -75,6 +75,9 @@ class LogView(Protocol):
     def epoch(self) -> bytes | int:
         """Changes whenever offsets are given out again."""
 
+    def known_epoch(self) -> bytes | int | None:
+        """The epoch of the last look at the segments; None where that was between two."""
+
     def is_as_found(self) -> bool:
         """Whether no writer has been at work since the opening, so that what it missed is lost."""
 
@@ -136,6 +139,10 @@ class WriterView:
 
     def epoch(self) -> int:
         """The writer's, which nobody else gives offsets out again beside."""
+        return self._writer.rewind_count
+
+    def known_epoch(self) -> int:
+        """The writer's: it knows of every change."""
         return self._writer.rewind_count
 
     def is_as_found(self) -> bool:
@@ -279,6 +286,10 @@ class FileView:
     def epoch(self) -> bytes:
         """The tail's."""
         return b"" if self._tail is None else self._tail.epoch.token()
+
+    def known_epoch(self) -> bytes | None:
+        """As of the last look at the directory."""
+        return self._known_epoch
 
     def is_as_found(self) -> bool:
         """By the tail; without one nothing tells."""
