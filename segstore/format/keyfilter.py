@@ -11,7 +11,7 @@ by Austin Appleby, through mmh3.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from segstore.format.buffers import Buffer, padding
 
@@ -32,13 +32,29 @@ class KeyFilter:
     @classmethod
     def of(cls, keys: Collection[bytes]) -> KeyFilter:
         """The filter of some distinct keys."""
-        size = max(8, (len(keys) * BITS_PER_KEY + 7) // 8)
-        size = min(size + padding(size), FILTER_BYTES_MAX)
-        bits = bytearray(size)
-        for key in keys:
-            for bit in _places(key, HASH_COUNT, size * 8):
+        made = cls.sized(len(keys))
+        made.add(keys)
+        return made
+
+    @classmethod
+    def sized(cls, key_count: int) -> KeyFilter:
+        """A filter without any key, of the size for so many."""
+        size = max(8, (key_count * BITS_PER_KEY + 7) // 8)
+        return cls(bytearray(min(size + padding(size), FILTER_BYTES_MAX)), HASH_COUNT)
+
+    def add(self, keys: Iterable[bytes]) -> None:
+        """Add keys to one that was `sized` for them."""
+        from mmh3 import mmh3_x64_128_utupledigest
+
+        bits = self._bits
+        assert isinstance(bits, bytearray)
+        bit_count = len(bits) * 8
+        for key in keys:  # as `_places`, whose list would take as long again
+            place, step = mmh3_x64_128_utupledigest(key, SEED)
+            for _ in range(HASH_COUNT):
+                bit = place % bit_count
                 bits[bit >> 3] |= 1 << (bit & 7)
-        return cls(bits, HASH_COUNT)
+                place = (place + step) & 0xFFFFFFFFFFFFFFFF
 
     @classmethod
     def from_bytes(cls, data: Buffer, hash_count: int) -> KeyFilter | None:

@@ -45,6 +45,7 @@ from segstore.log.writer import LogWriter
 from segstore.mutex import new_recursive_mutex, take_at_once
 from segstore.segment.checkpointfile import CheckpointFile
 from segstore.segment.doorbell import Doorbell
+from segstore.segment.keys import pause
 from segstore.segment.state import NO_MAX
 
 # What most programs never call is imported where it is called: importing is a cost of each start.
@@ -378,11 +379,21 @@ class Log(Handle):
 
     def _maintain(self, keep: Callable[[Callable[[], Any]], Any]) -> None:
         writer = self._appending()
-        steps: list[Callable[[], Any]] = [writer.tick, writer.seal_rolled]
+        next_tick = time.monotonic() + _interval(self._config)
+
+        def tick_when_due() -> None:  # one segment may take longer than the sync can wait
+            nonlocal next_tick
+            pause()
+            if time.monotonic() >= next_tick:
+                with suppress(StorageError):  # the next round meets it again, and says so
+                    writer.tick()
+                next_tick = time.monotonic() + _interval(self._config)
+
+        steps: list[Callable[[], Any]] = [writer.tick, lambda: writer.seal_rolled(tick_when_due)]
         if self._sweeper.has_work:
             steps.append(lambda: keep(self.sweep))
         if self._config.compression is not None:
-            steps.append(lambda: self._compress_in_bites(keep))
+            steps.append(lambda: self._compress_in_bites(keep, tick_when_due))
         failure: StorageError | None = None
         for step in steps:
             # A full disk must not stop the retention that would free it.
@@ -898,28 +909,20 @@ class Log(Handle):
             held = str(error)
         return f"<segstore.Log {self.path!r}, {held}>"
 
-    def _compress_in_bites(self, keep: Callable[[Callable[[], Any]], Any]) -> None:
+    def _compress_in_bites(
+        self, keep: Callable[[Callable[[], Any]], Any], between_bites: Callable[[], None]
+    ) -> None:
         """One segment at a time, so that no sync, seal or sweep is far behind its time.
 
         Under a fast writer there is always one more to compress, and the log would outgrow its
         retention meanwhile.
         """
         writer = self._appending()
-        interval_s = _interval(self._config)
-        next_tick = time.monotonic() + interval_s
-
-        def tick_when_due() -> None:  # one segment may take longer than the sync can wait
-            nonlocal next_tick
-            if time.monotonic() >= next_tick:
-                with suppress(StorageError):  # the next round meets it again, and says so
-                    writer.tick()
-                next_tick = time.monotonic() + interval_s
-
         while not self._is_closed and keep(
-            lambda: self._compress(limit=1, between_chunks=tick_when_due)
+            lambda: self._compress(limit=1, between_chunks=between_bites)
         ):
             writer.tick()
-            writer.seal_rolled()
+            writer.seal_rolled(between_bites)
             if self._sweeper.has_work:
                 keep(self.sweep)
 

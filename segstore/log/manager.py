@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from segstore.disk import Disk
 from segstore.format.fileheader import KIND_SEGMENT, FileHeader, log_tag
 from segstore.format.frame import EncodedFrame
 from segstore.format.keyfilter import KeyFilter
-from segstore.mutex import new_mutex
+from segstore.mutex import Mutex, new_mutex
 from segstore.segment.catalog import Catalog, Segment
-from segstore.segment.keys import key_filter_of, read_again
-from segstore.segment.state import Mark
+from segstore.segment.keys import key_filter_of, pause, read_again
+from segstore.segment.state import Mark, SegmentState
 from segstore.segment.writer import NotWrittenError, SegmentBrokenError, SegmentWriter
 
 
@@ -21,7 +21,7 @@ class SegmentManager:
     """Rolls and seals segments; whoever calls `write` or `roll` holds the log's append lock.
 
     A roll only starts a new segment, so that no append waits for a device: the old one is sealed
-    later, by `seal_rolled`, oldest first.
+    later, by `seal`, oldest first.
 
     Attributes:
         active: the segment that is written to.
@@ -169,34 +169,57 @@ class SegmentManager:
         active = self.active  # first: one that is rolled meanwhile is there twice, and not missing
         return [*self._rolled, active]
 
-    def seal_rolled(self, count: int) -> int:
-        """Seal the `count` oldest of the rolled segments, which have been synced; how many.
+    def release_rolled(self, count: int) -> list[SegmentWriter]:
+        """The `count` oldest of the rolled segments, which have been synced: they can be sealed.
 
-        One caller at a time, and not during a sync. What was rolled since that began is not sealed
-        here: no later sync would cover it. One with a bad sector stays without a seal, as if it had
-        lost its index: those behind it must not wait for it, each time again.
+        Not during a sync. What was rolled since that began is none of them: no later sync would
+        cover it. Their files are closed, as the seal takes descriptors, which may be short.
+        """
+        released = self._rolled[:count]
+        for writer in released:
+            writer.release()
+        return released
+
+    def seal(
+        self,
+        released: Iterable[SegmentWriter],
+        lock: Mutex,
+        between_bites: Callable[[], None] = pause,
+    ) -> None:
+        """Seal rolled segments, one caller at a time.
+
+        Each is read first, for up to seconds, in which `between_bites` is called every so often,
+        and then sealed under `lock`, which whoever syncs, truncates or closes takes as well; one
+        that was dropped meanwhile is not. One with a bad
+        sector stays without a seal, as if it had lost its index: those behind it must not wait for
+        it, each time again.
 
         Raises:
             OSError: a step failed; what was not sealed stays readable and is sealed at the next
                 opening.
         """
         failure: OSError | None = None
-        for _ in range(count):
-            writer = self._rolled[0]
-            writer.release()  # before, as the seal takes descriptors, which may be short
+        for writer in released:
             try:
-                key_filter = self._read_back(writer)
+                state, key_filter = self._read_back(writer, between_bites)
             except OSError as error:
-                if error.errno != errno.EIO:
-                    raise
-                failure = failure or error
-            else:
+                with lock:
+                    if writer not in self._rolled:
+                        continue
+                    if error.errno not in (errno.EIO, errno.ENOENT):
+                        raise
+                    failure = failure or error
+                    self._rolled.remove(writer)
+                continue
+            with lock:
+                if writer not in self._rolled:
+                    continue
+                writer.state = state
                 stamp = writer.seal(key_filter)
                 self.replace(Segment(writer.base_offset, False, stamp.data_bytes, stamp))
-            del self._rolled[0]
+                self._rolled.remove(writer)
         if failure is not None:
             raise failure
-        return count
 
     def drop_rolled(self, start_offset: int) -> None:
         """Have rolled segments that end at the log start or below wait for no seal; not in a sync.
@@ -207,14 +230,17 @@ class SegmentManager:
             self._rolled[0].release()
             del self._rolled[0]
 
-    def _read_back(self, writer: SegmentWriter) -> KeyFilter | None:
-        """What a seal says of a segment and its writer does not know."""
+    def _read_back(
+        self, writer: SegmentWriter, between_bites: Callable[[], None]
+    ) -> tuple[SegmentState, KeyFilter | None]:
+        """What a seal says of a segment, of which its writer may not know all."""
         tag = log_tag(self._log_id)
-        if writer.state.is_inherited:
-            writer.state = read_again(self._disk, writer.state, tag)
-        if not writer.state.has_keys:
-            return None
-        return key_filter_of(self._disk, writer.base_offset, tag)
+        state = writer.state
+        if state.is_inherited:
+            state = read_again(self._disk, state, tag, between_bites)
+        if not state.has_keys:
+            return state, None
+        return state, key_filter_of(self._disk, writer.base_offset, tag, between_bites)
 
     def replace(self, segment: Segment) -> None:
         """Put a segment into the catalog, in place of the one with its base offset."""
@@ -227,9 +253,10 @@ class SegmentManager:
             self.catalog = self.catalog.without(base_offsets)
 
     def close(self) -> None:
-        """Close every file as it is."""
+        """Close every file as it is; nothing waits for a seal any more."""
         for writer in self.writers():
             writer.close()
+        self._rolled.clear()
 
     def _fitting(self, writer: SegmentWriter, frames: Sequence[EncodedFrame]) -> int:
         """How many of the frames go into `writer`; one at least into an empty segment."""

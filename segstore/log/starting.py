@@ -2,7 +2,7 @@
 
 import errno
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import NamedTuple
 
 from segstore.config import LogConfig
@@ -239,7 +239,7 @@ def _take_over(
             manager.add_rolled(writer)
             # Each at once, as many may take more descriptors than there are.
             try:
-                manager.seal_rolled(manager.unsealed_count)
+                manager.seal(manager.release_rolled(manager.unsealed_count), nullcontext())
             except OSError as error:
                 # On a full disk they wait: retention and trim, which would free some space, need
                 # the log open. And a bad sector is no reason to append nothing.

@@ -3,8 +3,9 @@
 Locks, in the order they are taken:
 1. the sync turn: whoever waits for `durable` waits here, and the one whose turn it is syncs for
    all.
-2. the device lock: one sync or seal at a time.
-3. the append lock: who gives out offsets and writes. No device is waited for under it.
+2. the seal lock: one thread at a time reads what it seals, which nobody else waits for.
+3. the device lock: one sync at a time, or the last step of a seal.
+4. the append lock: who gives out offsets and writes. No device is waited for under it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from segstore.log.clock import EngineClock
 from segstore.log.groupcommit import SyncTurn
 from segstore.log.manager import SegmentManager
 from segstore.mutex import new_mutex
+from segstore.segment.keys import pause
 from segstore.segment.tail import FRAMES_POSITION, Tail
 from segstore.segment.tailbuffer import STAGED_FRAME_BYTES_MAX, TailBuffer
 from segstore.segment.tailreader import Staged
@@ -93,6 +95,7 @@ class LogWriter:
         self._unsealed_count_max = unsealed_count_max
         self._bell = bell
         self._ring = ring
+        self._seal_lock = new_mutex()
         self._device_lock = new_mutex()
         self._sync_turn = SyncTurn()
         self._append_lock = new_mutex()
@@ -398,23 +401,27 @@ class LogWriter:
                 self._is_unsettled = not isinstance(error, NotWrittenError)
                 raise self._storage_error(error, "a new segment can't be created") from error
 
-    def seal_rolled(self) -> int:
+    def seal_rolled(self, between_bites: Callable[[], None] = pause) -> int:
         """Seal the segments that had been rolled at the time of the call; how many there were.
+
+        `between_bites` is called every so often, as it may take seconds where there are many keys.
 
         Raises:
             SyncFailedError: a sync failed; nothing is acknowledged any more.
             StorageError: the index of a segment can't be written; it is sealed another time.
         """
-        with self._device_lock:
-            self._check_failure()
-            if not self.manager.unsealed_count:
-                return 0
-            self.check_place()
-            # The tail stays: to drain it may take a new segment, and so descriptors that only the
-            # seal gives back.
-            synced_count = self._sync_segments(with_index=False, drains=False)
+        with self._seal_lock:
+            with self._device_lock:
+                self._check_failure()
+                if not self.manager.unsealed_count:
+                    return 0
+                self.check_place()
+                # The tail stays: to drain it may take a new segment, and so descriptors that only
+                # the seal gives back.
+                synced_count = self._sync_segments(with_index=False, drains=False)
+                released = self.manager.release_rolled(synced_count)
             try:
-                return self.manager.seal_rolled(synced_count)
+                self.manager.seal(released, self._device_lock, between_bites)
             except OSError as error:
                 raise self._storage_error(error, "a segment can't be sealed") from error
             except (ImportError, MemoryError) as error:
@@ -428,6 +435,7 @@ class LogWriter:
             except BaseException:
                 self._fail_halfway()
                 raise
+        return len(released)
 
     def vouch(self) -> None:
         """Have the tail say, durably, up to where the segments are; until then a seal may alone.
@@ -535,6 +543,7 @@ class LogWriter:
         self.buffer.is_open = False
         # A thread that was left behind in the parent may have these for ever. They can't be asked:
         # one that a thread had just waited for only says so once the thread goes on.
+        self._seal_lock = new_mutex()
         self._device_lock = new_mutex()
         self._append_lock = new_mutex()
         self._failure = _foreign()

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from segstore.disk import Disk
 from segstore.format.fileheader import KIND_SEGMENT, FileHeader, log_tag
-from segstore.format.keyfilter import KeyFilter
 from segstore.format.scanner import Damage, Frame
 from segstore.segment.aside import set_aside
 from segstore.segment.catalog import Segment
-from segstore.segment.keys import add_keys
+from segstore.segment.keys import add_keys, filter_of
 from segstore.segment.reader import SegmentReader
 from segstore.segment.recovery import count_event
 from segstore.segment.rewrite import rewrite_segment
@@ -117,7 +116,7 @@ def _index(
         segment.index_name,
         FileHeader(KIND_SEGMENT, segment.base_offset, log_id, 0),
         state,
-        KeyFilter.of(keys) if keys else None,
+        filter_of(keys) if keys else None,
         data_bytes=data_bytes,
         chunk_starts=starts,
     )

@@ -2,14 +2,19 @@
 
 import itertools
 import os
+import threading
 import time
 from random import Random
+from typing import Any
+
+import pytest
 
 import segstore
 from segstore.config import LogConfig
 from segstore.disk import OsDisk
 from segstore.format.frame import encode_frame
 from segstore.format.names import RAW_INDEX_SUFFIX, RAW_SUFFIX, segment_file, temporary
+from segstore.log import manager as manager_module
 from segstore.log.log import Log
 from segstore.log.manager import SegmentManager
 from segstore.log.view import WriterView
@@ -256,3 +261,70 @@ def test_a_segment_that_somebody_deleted_keeps_none_behind_it_from_its_seal() ->
     assert [segment.state for segment in log.segments()] == ["sealed", "sealed", "active"]
     assert list(log.values(errors="skip")) == [b"kept"]
     log.close()
+
+
+class HeldUp:
+    """A thread that seals what was rolled, held up while it reads the keys of a segment."""
+
+    def __init__(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._is_reading, self._may_go_on = threading.Event(), threading.Event()
+        real = manager_module.key_filter_of
+
+        def read(*arguments: Any) -> Any:
+            found = real(*arguments)
+            self._is_reading.set()
+            assert self._may_go_on.wait(30)
+            return found
+
+        monkeypatch.setattr(manager_module, "key_filter_of", read)
+        writer = log._appending()
+        writer._unsealed_count_max = 8  # as where a thread in the background seals
+        self._thread = threading.Thread(target=writer.seal_rolled)
+        self._thread.start()
+        assert self._is_reading.wait(30)
+
+    def go_on(self) -> None:
+        self._may_go_on.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
+def keyed(log: Log, value: bytes) -> None:
+    log.append_many([value] * 10, keys=[value] * 10)
+
+
+@pytest.mark.timeout(60)
+def test_a_durable_append_does_not_wait_for_what_a_seal_reads(monkeypatch) -> None:
+    with Log(MemoryDisk(), "a", LogConfig.of({"background": False}, environment={})) as log:
+        keyed(log, b"first")
+        log._appending().roll()
+        held_up = HeldUp(log, monkeypatch)
+        assert log.append(b"durable", durability="durable") == 10
+        assert log.sync() == 11
+        assert log.segments()[0].state == "rolled"
+        held_up.go_on()
+        assert [segment.state for segment in log.segments()] == ["sealed", "active"]
+        assert len(list(log.find(b"first"))) == 10
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("step", ["truncate", "trim"])
+def test_what_goes_while_a_seal_reads_it_is_not_sealed(monkeypatch, step: str) -> None:
+    disk = MemoryDisk()
+    with Log(disk, "a", LogConfig.of({"background": False}, environment={})) as log:
+        keyed(log, b"first")
+        log._appending().roll()
+        held_up = HeldUp(log, monkeypatch)
+        if step == "truncate":
+            log.truncate(4)
+            keyed(log, b"second")
+        else:
+            keyed(log, b"second")
+            log.trim(10)
+        held_up.go_on()
+        assert [segment.state for segment in log.segments()] == ["active"]
+        first_count = 5 if step == "truncate" else 0
+        for after in (log, Log(disk, "r", log.config), Log(disk.after_kill(), "a", log.config)):
+            assert len(list(after.find(b"first"))) == first_count
+            assert len(list(after.find(b"second"))) == 10
+            assert after.verify().is_intact

@@ -19,6 +19,7 @@ import pytest
 
 import segstore
 from segstore import LogClosedError
+from segstore.format.keyfilter import KeyFilter
 from segstore.log import log as log_module
 from segstore.log.view import FileView
 from segstore.segment import compress
@@ -312,26 +313,30 @@ def test_a_forked_child_looks_at_the_directory_while_a_thread_of_the_parent_does
             thread.join()
 
 
-def test_the_sync_of_the_interval_waits_for_no_end_of_a_compression(
-    path: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("owner", "name", "count"), [(compress, "encode_chunk", 100), (KeyFilter, "add", 10)]
+)
+def test_the_sync_of_the_interval_waits_for_no_end_of_a_compression_or_a_seal(
+    path: str, owner: Any, name: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with segstore.open(path, background=False, segment_size="4MiB", batch_size=16384) as log:
-        log.append_many([os.urandom(1000) for _ in range(2000)])
-        log.roll()
-        real, were_durable = compress.encode_chunk, []
+    with segstore.open(path, background=False, segment_size="16MiB", batch_size=16384) as log:
+        keys = [b"%d" % number for number in range(8000)]
+        log.append_many([os.urandom(300) for _ in keys], keys=keys)
+        log._appending().roll()
+        real, were_durable = getattr(owner, name), []
 
-        def encode_while_others_append(*arguments: Any) -> bytes:
+        def work_while_others_append(*arguments: Any) -> Any:
             were_durable.append(log.durable_offset == log.end_offset)
-            log.append(b"meanwhile")
+            log._appending().buffer.append(b"meanwhile")
             return real(*arguments)
 
-        monkeypatch.setattr(compress, "encode_chunk", encode_while_others_append)
+        monkeypatch.setattr(owner, name, work_while_others_append)
         seconds = itertools.count(step=10)
         clock = SimpleNamespace(monotonic=lambda: next(seconds), time_ns=time.time_ns)
         monkeypatch.setattr(log_module, "time", clock)
         log.maintain()
         assert log.segments()[0].state == "compressed"
-        assert were_durable.count(True) > 100
+        assert were_durable.count(True) > count
 
 
 def test_retention_keeps_up_while_compression_has_more_to_do_all_the_time(

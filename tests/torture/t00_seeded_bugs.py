@@ -290,15 +290,12 @@ def _shared_listing() -> Iterator[None]:
 
 @contextmanager
 def _sealed_with_the_others() -> Iterator[None]:
-    real = SegmentManager.seal_rolled
+    real = SegmentManager.release_rolled
 
-    def seal_rolled(self: Any, count: int) -> int:
-        done = 0
-        while self.unsealed_count:  # also what was rolled since the sync
-            done += real(self, 1)
-        return done
+    def release_rolled(self: Any, count: int) -> Any:
+        return real(self, self.unsealed_count)  # also what was rolled since the sync
 
-    with patch.object(SegmentManager, "seal_rolled", seal_rolled):
+    with patch.object(SegmentManager, "release_rolled", release_rolled):
         yield
 
 
