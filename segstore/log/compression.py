@@ -80,8 +80,7 @@ class Compressor:
         failure: OSError | None = None
         for number, base_offset in enumerate(waiting, 1):
             try:
-                self._swap(base_offset, codec, between_chunks)
-                done += 1
+                done += self._swap(base_offset, codec, between_chunks)
             except (CorruptionError, FileNotFoundError):
                 self.refused.add(base_offset)
             except OSError as error:
@@ -96,17 +95,18 @@ class Compressor:
             raise failure
         return done
 
-    def _swap(self, base_offset: int, codec: Codec, between_chunks: Callable[[], None]) -> None:
+    def _swap(self, base_offset: int, codec: Codec, between_chunks: Callable[[], None]) -> bool:
         catalog = self._manager.catalog
         segment = catalog.segments[catalog.find(base_offset)]
-        assert segment.base_offset == base_offset
-        assert segment.stamp is not None
+        stamp = segment.stamp
+        if segment.base_offset != base_offset or stamp is None or segment.is_compressed:
+            return False  # by what whoever was told of the progress did
         reader = SegmentReader(
             self._disk,
             base_offset,
             log_tag(self._log_id),
             is_compressed=False,
-            stamp=segment.stamp,
+            stamp=stamp,
         )
         from segstore.segment.compress import NoRoomError, compress_segment
 
@@ -116,7 +116,7 @@ class Compressor:
                 reader,
                 self._log_id,
                 self._created,
-                segment.stamp.end_offset,
+                stamp.end_offset,
                 codec,
                 self._batch_size_bytes,
                 self._room_bytes.get(base_offset, 0),
@@ -130,3 +130,4 @@ class Compressor:
         self._manager.replace(swapped)
         remove_files(self._disk, base_offset, (RAW_SUFFIX, RAW_INDEX_SUFFIX))
         self._disk.sync_directory()
+        return True

@@ -519,6 +519,27 @@ def test_a_damaged_plain_segment_is_refused_and_left(path: str) -> None:
     log.close()
 
 
+@pytest.mark.parametrize("step", ["trim", "truncate", "compress"])
+def test_who_is_told_of_the_progress_may_change_the_log(path: str, step: str) -> None:
+    with open_log(path) as log:
+        records = append_mix(log, 3000)
+        log._writer.seal_rolled()  # type: ignore[union-attr]
+        fourth = log.segments()[3].base_offset
+
+        def change(done: int, _: int) -> None:
+            if done == 1 and step == "compress":
+                log.compress()
+            elif done == 1:
+                (log.trim if step == "trim" else log.truncate)(fourth + 5)
+
+        log.compress(change)
+        log.maintain()
+        left = slice(fourth + 5, None) if step == "trim" else slice(fourth + 6)
+        assert list(log) == (records if step == "compress" else records[left])
+        assert {info.state for info in log.segments()[:-1]} == {"compressed"}
+        assert log.verify().is_intact
+
+
 def test_holes_that_a_repair_left_stay_where_they_are(path: str) -> None:
     holes = (17, 38, 39)  # in the middle and at the end
     with open_log(path) as log:
