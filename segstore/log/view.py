@@ -374,7 +374,8 @@ class FileView:
             end = tail.end.read()
             # Else what was durable before a truncation would be missed in the files behind it, or
             # what was drained meanwhile in the tail.
-            is_moved = tail.epoch.token() != epoch or (found.plan.tail_lost and end != published)
+            is_lost = found.plan.new_segment or found.plan.tail_lost
+            is_moved = tail.epoch.token() != epoch or (is_lost and end != published)
             # What stands behind the register is a write that is not acknowledged yet, and may be
             # undone; or a power cut left it, and no writer has been here since.
             is_ahead = end is not None and found.plan.next_offset > end

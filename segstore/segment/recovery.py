@@ -244,6 +244,10 @@ def plan(
     def within(offset: int) -> int:
         return max(min(offset, end_offset_max), start_offset)
 
+    if staged:
+        # The tail is used again only once the segments have what it alone held durably (its rule
+        # 5), though after a power cut the register of theirs may be of before.
+        vouch = max(vouch, min(staged.start, tail_durable_offset))
     judged = _plan_segments(segments, vouch, end_offset, staged)
     next_offset = within(judged.next_offset)
     reach = staged.stop if next_offset in staged else next_offset

@@ -213,3 +213,21 @@ def test_what_the_tail_has_all_of_is_not_lost(staged, verdict, followed_to):
         assert found.tail_lost == (range(staged.stop, 9) if staged.stop < 9 else range(0))
     elif verdict is Verdict.CUT_OFF:
         assert found.findings[0].offsets == range(5, staged.start)
+
+
+@pytest.mark.parametrize(
+    ("promised", "verdict", "next_offset"),
+    [
+        (2, Verdict.TORN, 3),
+        (6, Verdict.CUT_OFF, 6),
+        (8, Verdict.CUT_OFF, 8),
+        (9, Verdict.CUT_OFF, 8),
+    ],
+)
+def test_where_the_tail_was_used_again_the_segments_had_what_it_promised(
+    promised, verdict, next_offset
+):
+    """Their own register says less, as a power cut may leave it of before."""
+    found = plan([scanned(0, 3, damage=[spot(3, None)])], 2, 0, range(8, 10), promised)
+    assert [finding.verdict for finding in found.findings] == [verdict]
+    assert (found.next_offset, found.tail_lost) == (next_offset, range(0))
