@@ -346,8 +346,8 @@ def _tail_not_parked() -> Iterator[None]:
 def _frames_that_vouch_for_the_tail() -> Iterator[None]:
     real = writer_module.LogWriter._sync_tail
 
-    def sync_tail(self: Any) -> bool:
-        is_synced = real(self)
+    def sync_tail(self: Any, **options: Any) -> bool:
+        is_synced = real(self, **options)
         if is_synced:
             self.buffer.segments_durable_offset = self._durable_offset
         return is_synced
