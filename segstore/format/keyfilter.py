@@ -11,7 +11,7 @@ by Austin Appleby, through mmh3.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from segstore.format.buffers import Buffer, padding
 
@@ -28,13 +28,6 @@ class KeyFilter:
     def __init__(self, bits: bytearray | bytes, hash_count: int) -> None:
         self._bits = bits
         self.hash_count = hash_count
-
-    @classmethod
-    def of(cls, keys: Collection[bytes]) -> KeyFilter:
-        """The filter of some distinct keys."""
-        made = cls.sized(len(keys))
-        made.add(keys)
-        return made
 
     @classmethod
     def sized(cls, key_count: int) -> KeyFilter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import islice
 
@@ -42,8 +42,8 @@ def key_filter_of(
     return filter_of(keys, between_bites) if keys else None
 
 
-def filter_of(keys: set[bytes], between_bites: Callable[[], None] = pause) -> KeyFilter:
-    """The filter of all keys of a segment."""
+def filter_of(keys: Collection[bytes], between_bites: Callable[[], None] = pause) -> KeyFilter:
+    """The filter of all keys of a segment, which are distinct."""
     made = KeyFilter.sized(len(keys))
     rest = iter(keys)
     while bite := tuple(islice(rest, _BITE_KEYS)):
