@@ -190,9 +190,8 @@ class SegmentManager:
 
         Each is read first, for up to seconds, in which `between_bites` is called every so often,
         and then sealed under `lock`, which whoever syncs, truncates or closes takes as well; one
-        that was dropped meanwhile is not. One with a bad
-        sector stays without a seal, as if it had lost its index: those behind it must not wait for
-        it, each time again.
+        that was dropped meanwhile is not. One with a bad sector stays without a seal, as if it had
+        lost its index: those behind it must not wait for it, each time again.
 
         Raises:
             OSError: a step failed; what was not sealed stays readable and is sealed at the next
@@ -200,23 +199,22 @@ class SegmentManager:
         """
         failure: OSError | None = None
         for writer in released:
+            unread: OSError | None = None
             try:
                 state, key_filter = self._read_back(writer, between_bites)
             except OSError as error:
-                with lock:
-                    if writer not in self._rolled:
-                        continue
-                    if error.errno not in (errno.EIO, errno.ENOENT):
-                        raise
-                    failure = failure or error
-                    self._rolled.remove(writer)
-                continue
+                unread = error
             with lock:
                 if writer not in self._rolled:
                     continue
-                writer.state = state
-                stamp = writer.seal(key_filter)
-                self.replace(Segment(writer.base_offset, False, stamp.data_bytes, stamp))
+                if unread is None:
+                    writer.state = state
+                    stamp = writer.seal(key_filter)
+                    self.replace(Segment(writer.base_offset, False, stamp.data_bytes, stamp))
+                elif unread.errno in (errno.EIO, errno.ENOENT):
+                    failure = failure or unread
+                else:
+                    raise unread
                 self._rolled.remove(writer)
         if failure is not None:
             raise failure
