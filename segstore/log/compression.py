@@ -17,7 +17,7 @@ from segstore.segment.rewrite import remove_files
 Progress = Callable[[int, int], None]
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """What comes between two chunks where there is nothing else to do."""
 
 
@@ -63,9 +63,9 @@ class Compressor:
     def run(
         self,
         codec: Codec,
-        progress: Progress | None = None,
-        limit: int | None = None,
-        between_chunks: Callable[[], None] = _nothing,
+        progress: Progress | None,
+        limit: int | None,
+        between_chunks: Callable[[], None],
     ) -> int:
         """Compress what waits, at most `limit` segments; how many were.
 

@@ -31,7 +31,7 @@ from segstore.format.buffers import AnyBuffer, as_bytes, as_int, as_offset, keep
 from segstore.format.fileheader import log_tag
 from segstore.format.names import consumer_file
 from segstore.log.arguments import checked_timestamp
-from segstore.log.compression import Compressor
+from segstore.log.compression import Compressor, nothing
 from segstore.log.lock import is_in_place, leave_lock, take_lock
 from segstore.log.maintenance import Maintenance
 from segstore.log.opening import lost_ranges, refuse_strangers, report_of, torn
@@ -926,13 +926,18 @@ class Log(Handle):
             if self._sweeper.has_work:
                 keep(self.sweep)
 
-    def _compress(self, *arguments: Any, **options: Any) -> int:
+    def _compress(
+        self,
+        progress: Progress | None = None,
+        limit: int | None = None,
+        between_chunks: Callable[[], None] = nothing,
+    ) -> int:
         codec = self._config.compression or "lz4"
         with self._housekeeping, storage_errors(f"{self.path}: a segment can't be compressed"):
             writer = self._keeping_house()
             writer.check()
             try:
-                return self._compressor.run(codec, *arguments, **options)
+                return self._compressor.run(codec, progress, limit, between_chunks)
             finally:
                 self._reader.forget_removed()
 
