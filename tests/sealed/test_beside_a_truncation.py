@@ -57,29 +57,23 @@ def reader(log: Log) -> Any:
 
 
 def once(
-    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, step: Callable[[], object]
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    step: Callable[[], object],
+    *,
+    behind: bool = False,
 ) -> None:
-    """Have `step` done once, before the first call of a function."""
+    """Have `step` done once, before the first call of a function, or behind it."""
     real = getattr(owner, name)
 
     def call(*arguments: Any, **options: Any) -> Any:
         monkeypatch.setattr(owner, name, real)
-        step()
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(owner, name, call)
-
-
-def after(
-    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, step: Callable[[], object]
-) -> None:
-    """Have `step` done once, behind the first call of a function."""
-    real = getattr(owner, name)
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        monkeypatch.setattr(owner, name, real)
+        if not behind:
+            step()
         found = real(*arguments, **options)
-        step()
+        if behind:
+            step()
         return found
 
     monkeypatch.setattr(owner, name, call)
@@ -232,11 +226,17 @@ def test_a_follower_beside_a_truncation_knows_that_it_is_ahead(
     """Whether the log is cut behind its look where to begin, or at whether it was cut."""
     source = log if mode == "a" else reader
     if looker == "resolve_start":
-        after(monkeypatch, type(source._reader.view), "end_offset", lambda: log.truncate(299))
+        once(
+            monkeypatch,
+            type(source._reader.view),
+            "end_offset",
+            lambda: log.truncate(299),
+            behind=True,
+        )
     follower = source.follow("end", timeout=0.05, on_lost="continue")
     if looker == "_is_ahead":
         log.append(b"old")
-        after(monkeypatch, Follower, "_is_ahead", lambda: log.truncate(299))
+        once(monkeypatch, Follower, "_is_ahead", lambda: log.truncate(299), behind=True)
     assert list(follower) == []
     log.append_many(NEW[300:400])
     assert [record.value for record in follower] == NEW[300:400]
